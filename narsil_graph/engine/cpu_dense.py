@@ -1,0 +1,137 @@
+"""Candidates for a chain of dense layers on a CPU: MKL, oneDNN over prepacked weights, OpenBLAS in small blocks."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.pick import Call, Candidate, in_turn
+
+# OpenBLAS takes its small-matrix kernels (no packing: about 100 GF/s a core from 4 rows up, where its packing path
+# gives 45) up to this many multiplications. Found by stepping M, N and K on Zen 4 with the OpenBLAS of numpy 2.4.
+BLAS_SMALL_MULTIPLIES = 1_000_000
+BLAS_BLOCK_WIDTHS = (512, 256, 128, 64, 48, 32)
+Step = Callable[[Tensor], Tensor]
+
+
+class DenseChain:
+    """Layers with ReLU between them (and after the last when ``relu_last``), in float32 or bfloat16 arithmetic.
+
+    ``candidates`` binds them to a static ``source`` [rows, in] and ``target`` [rows, out] of the chain's dtype, whose
+    rows may be strided. A last layer of width 1 is always computed in float32 into a float32 ``target``: bfloat16
+    would round the logit to 8 bits and gain nothing.
+    """
+
+    def __init__(self, layers: Layers, *, relu_last: bool, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._relu = [True] * (len(layers) - 1) + [relu_last]
+        self._head = layers[-1] if len(layers[-1][0]) == 1 else None
+        body = layers if self._head is None else layers[:-1]
+        self._weights = [weight.to(dtype) for weight, _ in body]
+        self._biases = [bias.to(dtype) for _, bias in body]
+        self._packed: list[Tensor] = []
+        self._transposed = [weight.t().contiguous() for weight, _ in layers] if dtype is torch.float32 else []
+        self._all_biases = [bias for _, bias in layers]
+
+    def candidates(self, source: Tensor, target: Tensor) -> list[Candidate]:
+        found = []
+        if self._dtype is torch.float32:
+            buffers = [torch.zeros(len(source), weight.shape[1]) for weight in self._transposed[:-1]]
+            found.append(Candidate("mkl", self._mkl([source, *buffers, target])))
+            blocked = self._blocked([source, *buffers, target])
+            if blocked is not None:
+                found.append(Candidate("openblas", blocked))
+        else:
+            found.append(Candidate("torch", self._chain(source, target, self._plain_steps())))
+        fused = self._fused_steps(source)
+        if fused is not None:
+            found.append(Candidate("onednn", self._chain(source, target, fused)))
+        return found
+
+    def _mkl(self, buffers: Sequence[Tensor]) -> Call:
+        calls: list[Call] = []
+        for (x, out), weight, bias, relu in zip(
+            pairwise(buffers), self._transposed, self._all_biases, self._relu, strict=True
+        ):
+            calls.append(partial(torch.addmm, bias, x, weight, out=out))
+            if relu:
+                calls.append(out.relu_)
+        return in_turn(calls)
+
+    def _blocked(self, buffers: Sequence[Tensor]) -> Call | None:
+        """Column blocks small enough for OpenBLAS's small-matrix kernels; None where no useful block is that small."""
+        calls: list[Call] = []
+        for (x, out), weight, bias, relu in zip(
+            pairwise(buffers), self._transposed, self._all_biases, self._relu, strict=True
+        ):
+            multiplies_per_column = len(x) * len(weight)
+            width = next((w for w in BLAS_BLOCK_WIDTHS if w * multiplies_per_column <= BLAS_SMALL_MULTIPLIES), None)
+            if width is None:
+                return None
+            x_array, out_array = x.numpy(), out.numpy()
+            for begin in range(0, weight.shape[1], width):
+                block = slice(begin, begin + width)
+                calls.append(partial(np.matmul, x_array, weight.numpy()[:, block], out_array[:, block]))
+            calls.append(partial(np.add, out_array, bias.numpy(), out_array))
+            if relu:
+                calls.append(partial(np.maximum, out_array, np.float32(0), out_array))
+        return in_turn(calls)
+
+    def _plain_steps(self) -> list[Step]:
+        return [
+            partial(_linear, weight, bias, relu)
+            for weight, bias, relu in zip(self._weights, self._biases, self._relu, strict=False)
+        ]
+
+    def _fused_steps(self, source: Tensor) -> list[Step] | None:
+        """oneDNN's linear + ReLU by torch's private operators; None where this torch or this CPU lacks them."""
+        try:
+            if not self._packed:
+                reorder = torch.ops.mkldnn._reorder_linear_weight.default
+                self._packed = [reorder(weight, len(source)) for weight in self._weights]
+            linear = torch.ops.mkldnn._linear_pointwise.default
+            steps: list[Step] = [
+                partial(_fused_linear, linear, weight, bias, "relu" if relu else "none")
+                for weight, bias, relu in zip(self._packed, self._biases, self._relu, strict=False)
+            ]
+            if steps:
+                steps[0](source)
+        except (AttributeError, RuntimeError):
+            return None
+        return steps
+
+    def _chain(self, source: Tensor, target: Tensor, steps: Sequence[Step]) -> Call:
+        if self._head is None:
+            return partial(run_into, steps, source, target)
+        weight, bias = self._head
+        return partial(run_and_project, steps, source, target, weight.t().contiguous(), bias)
+
+
+def _linear(weight: Tensor, bias: Tensor, relu: bool, x: Tensor) -> Tensor:
+    out = F.linear(x, weight, bias)
+    return out.relu_() if relu else out
+
+
+def _fused_linear(linear: Callable[..., Tensor], weight: Tensor, bias: Tensor, activation: str, x: Tensor) -> Tensor:
+    return linear(x, weight, bias, activation, [], "")
+
+
+def run_into(steps: Sequence[Step], source: Tensor, target: Tensor) -> None:
+    """Run ``steps`` on ``source`` and copy the result into ``target``."""
+    x = source
+    for step in steps:
+        x = step(x)
+    target.copy_(x)
+
+
+def run_and_project(steps: Sequence[Step], source: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Run ``steps`` on ``source`` and write x @ ``weight`` [in, 1] + ``bias`` in float32 into ``target`` [rows, 1]."""
+    x = source
+    for step in steps:
+        x = step(x)
+    torch.addmm(bias, x.float(), weight, out=target)

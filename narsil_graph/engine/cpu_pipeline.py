@@ -1,0 +1,169 @@
+"""The whole forward on a CPU in one arithmetic: lookup, dense arch, dots, over arch, sigmoid, over static buffers."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from narsil_graph.engine.arena import Arena
+from narsil_graph.engine.cpu_dense import DenseChain
+from narsil_graph.engine.cpu_int8 import Int8Chain
+from narsil_graph.engine.cpu_interaction import Band, bound, product_candidates
+from narsil_graph.engine.eager import Layers, SampleWeights, key_major, layer_tensors, table_batched_lookup
+from narsil_graph.engine.fbgemm import LookupTable, host_lookup
+from narsil_graph.engine.launcher import Precision
+from narsil_graph.engine.pick import Candidate, agreeing, fastest
+from narsil_graph.model.spec import ModelSpec
+from narsil_graph.model.weights import Model
+
+# How far a kernel may be from the first of its stage, relative to the largest value: float32 kernels differ by the
+# order of their sums; bfloat16 ones also by where they round.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+class Chain(Protocol):
+    def candidates(self, source: Tensor, target: Tensor) -> list[Candidate]: ...
+
+
+class Pipeline:
+    """Weights prepared once for one precision; ``bind`` makes a program for one arena."""
+
+    def __init__(self, model: Model, precision: Precision) -> None:
+        spec = model.spec
+        self._spec = spec
+        self.precision = precision
+        self.dtype = torch.float32 if precision is Precision.F32 else torch.bfloat16
+        self._band = Band(spec.vectors)
+        (first_weight, first_bias), *rest = layer_tensors(model, "over")
+        over_layers = ((self._band.relay(first_weight, spec.dim), first_bias), *rest)
+        self._dense_arch, self._over_arch = self._chains(spec, layer_tensors(model, "dense"), over_layers)
+        self._lookup = _concatenated_lookup(model, self.dtype) or _mixed_lookup(model, self.dtype)
+
+    def _chains(self, spec: ModelSpec, dense_layers: Layers, over_layers: Layers) -> tuple[Chain, Chain]:
+        if self.precision is Precision.INT8:
+            ranges = spec.activation_ranges
+            dense_ranges, over_ranges = ranges[: len(dense_layers)], ranges[len(dense_layers) :]
+            return (
+                Int8Chain(dense_layers, dense_ranges, relu_last=True, float_first=True),
+                Int8Chain(over_layers, over_ranges, relu_last=False, float_first=False),
+            )
+        return (
+            DenseChain(dense_layers, relu_last=True, dtype=self.dtype),
+            DenseChain(over_layers, relu_last=False, dtype=self.dtype),
+        )
+
+    def bind(self, arena: Arena, scores: Tensor) -> Candidate:
+        """A program that scores ``arena`` into ``scores`` f32 [rows], each stage's kernel picked by timing."""
+        spec, band, rows = self._spec, self._band, arena.bucket.rows
+        dense = torch.from_numpy(arena.dense)
+        source = dense if self.dtype is torch.float32 or self.precision is Precision.INT8 else dense.to(self.dtype)
+        over_in = torch.zeros(rows, spec.dim + band.width, dtype=self.dtype)
+        bottom, dots = over_in[:, : spec.dim], over_in[:, spec.dim :]
+        vectors = torch.zeros(rows, spec.vectors, spec.dim, dtype=self.dtype)
+        products = torch.zeros(rows, spec.vectors, spec.vectors, dtype=self.dtype)
+        logits = torch.zeros(rows, 1)
+        dense_arch = self._pick(self._dense_arch.candidates(source, bottom), source, bottom)
+        multiply = product_candidates(products)
+        product = self._pick(bound(multiply, vectors), vectors, products.view(rows, -1))
+        over_arch = self._pick(self._over_arch.candidates(over_in, logits), over_in, logits)
+        window, place = bits(band.window(products)), bits(band.destination(dots))
+        run = partial(
+            _forward,
+            partial(self._lookup, arena),
+            None if source is dense else partial(source.copy_, dense),
+            dense_arch.run,
+            bits(bottom),
+            dict(multiply)[product.name],
+            partial(np.copyto, place, window),
+            over_arch.run,
+            partial(torch.sigmoid, logits.view(-1), out=scores),
+        )
+        return Candidate(f"{self.precision.value} {dense_arch.name}/{product.name}/{over_arch.name}", run)
+
+    def _pick(self, candidates: list[Candidate], source: Tensor, target: Tensor) -> Candidate:
+        return fastest(agreeing(candidates, source=source, target=target, tolerance=TOLERANCES[self.dtype]))
+
+
+def _forward(
+    lookup: Callable[[], Tensor],
+    cast: Callable[[], object] | None,
+    dense_arch: Callable[[], object],
+    bottom: NDArray[np.generic],
+    multiply: Callable[[Tensor], object],
+    gather: Callable[[], object],
+    over_arch: Callable[[], object],
+    sigmoid: Callable[[], object],
+) -> None:
+    vectors = lookup()
+    if cast is not None:
+        cast()
+    dense_arch()
+    np.copyto(bits(vectors)[:, 0], bottom)
+    multiply(vectors)
+    gather()
+    over_arch()
+    sigmoid()
+
+
+def bits(tensor: Tensor) -> NDArray[np.generic]:
+    """A numpy view of ``tensor``; bfloat16, which numpy lacks, as int16. numpy's strided copies cost 1 us less."""
+    array: NDArray[np.generic] = (tensor if tensor.dtype is torch.float32 else tensor.view(torch.int16)).numpy()
+    return array
+
+
+def table_bases(spec: ModelSpec) -> NDArray[np.int32]:
+    """i4 [T]: where each sparse feature's table begins when all tables lie one after another, in rows."""
+    begins = dict(
+        zip(
+            (table.name for table in spec.tables),
+            accumulate((table.rows for table in spec.tables), initial=0),
+            strict=False,
+        )
+    )
+    return np.array([begins[feature.table] for feature in spec.sparse_features], np.int32)
+
+
+def is_uniform(spec: ModelSpec) -> bool:
+    """Whether all tables can be looked up as one: one row format, one pooling."""
+    return len({(table.format, table.pooling) for table in spec.tables}) == 1
+
+
+def _concatenated_lookup(model: Model, dtype: torch.dtype) -> Callable[[Arena], Tensor] | None:
+    """All tables as one: no transposition, and an empty bag before each row leaves room for the dense vector."""
+    spec = model.spec
+    if not is_uniform(spec):
+        return None
+    table = spec.tables[0]
+    lookup = host_lookup(
+        weights=torch.from_numpy(model.rows[table.format]).view(-1),
+        tables=[LookupTable(0, sum(entry.rows for entry in spec.tables), table.format)],
+        dim=spec.dim,
+        pooling=table.pooling,
+        output=dtype,
+    )
+
+    def vectors(arena: Arena) -> Tensor:
+        found = lookup(torch.from_numpy(arena.values), torch.from_numpy(arena.offsets))
+        return found.view(arena.bucket.rows, spec.vectors, spec.dim)
+
+    return vectors
+
+
+def _mixed_lookup(model: Model, dtype: torch.dtype) -> Callable[[Arena], Tensor]:
+    """Tables of several formats or poolings, key-major like the eager forward; slower by the reorder."""
+    spec = model.spec
+    lookup, sample_weights = table_batched_lookup(model, dtype), SampleWeights(spec)
+
+    def vectors(arena: Arena) -> Tensor:
+        indices, offsets = key_major(arena, len(spec.sparse_features))
+        pooled = lookup(indices, offsets, sample_weights(offsets))
+        found = torch.zeros(arena.bucket.rows, spec.vectors, spec.dim, dtype=dtype)
+        found[: arena.rows, 1:] = pooled.view(arena.rows, -1, spec.dim)
+        return found
+
+    return vectors
