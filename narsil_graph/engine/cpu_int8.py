@@ -10,11 +10,12 @@ from torch import Tensor
 from narsil_graph.engine.cpu_dense import Step, run_and_project, run_into
 from narsil_graph.engine.eager import Layers
 from narsil_graph.engine.pick import Candidate
+from narsil_graph.errors import Failure
 
 Range = tuple[float, float]
 
 
-class Int8Unavailable(Exception):
+class Int8Unavailable(Failure):
     """This torch or this CPU cannot run 8-bit layers; the message says why in one sentence."""
 
 

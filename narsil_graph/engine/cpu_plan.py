@@ -50,9 +50,7 @@ class CpuPlan:
 
     @torch.inference_mode()
     def capture(self, bucket: Bucket) -> PlanSlot:
-        arena = Arena(
-            bucket, dense_width=len(self._spec.dense_features), id_bases=self._bases, lead=self._lead
-        )
+        arena = Arena(bucket, dense_width=len(self._spec.dense_features), id_bases=self._bases, lead=self._lead)
         scores = torch.zeros(bucket.rows)
         rows = min(bucket.rows, bucket.ids // len(self._spec.sparse_features))
         arena.fill([(one_hot_request(self._spec, rows, np.random.default_rng(0)), 0, rows)])

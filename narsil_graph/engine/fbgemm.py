@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from narsil_graph.errors import Failure
 from narsil_graph.model.spec import Pooling, RowFormat
 
 # FBGEMM is built against one torch: the C++ ABI between them is exact (FBGEMM's own compatibility table).
@@ -25,7 +26,7 @@ POOLING_CODES = {Pooling.SUM: 0, Pooling.MEAN: 1}
 LOCATION_HOST = 3
 
 
-class LibraryError(Exception):
+class LibraryError(Failure):
     """torch and FBGEMM do not fit, or FBGEMM is absent; the message names the pair to install."""
 
 

@@ -4,10 +4,12 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from narsil_graph.errors import Failure
+
 INT32_MAX = 2**31 - 1
 
 
-class SpecError(ValueError):
+class SpecError(Failure, ValueError):
     """A specification that describes no model that can be served; the message is one sentence."""
 
 

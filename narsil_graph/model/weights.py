@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from narsil_graph.errors import Failure
 from narsil_graph.model.spec import ModelSpec, RowFormat, SpecError
 
 FORMAT_VERSION = "1"
 
 
-class ModelFileError(Exception):
+class ModelFileError(Failure):
     """A model file that cannot be used; the message is one sentence that names the file."""
 
 

@@ -43,11 +43,33 @@ from narsil_transport.status import Refusal, Status
 
 Frame = bytes | memoryview
 
+# A peer needs one import: the values that this module reads and writes are given out with it.
+__all__ = [
+    "TENSORS_MAX",
+    "ControlRequest",
+    "Frame",
+    "HealthReply",
+    "HealthState",
+    "InferRequest",
+    "MetadataReply",
+    "Operation",
+    "RefusalReply",
+    "Refused",
+    "ScoresReply",
+    "StageTimes",
+    "WireError",
+    "decode_reply",
+    "decode_request",
+    "encode_health",
+    "encode_metadata",
+    "encode_refusal",
+    "encode_request",
+    "encode_scores",
+]
+
 # An INFER carries three tensors at most, so a router need keep no more frames than one beyond that.
 TENSORS_MAX = 3
 TRACEPARENT_CHARS_MAX = 64
-# Keeps every product of two dimensions and an item size far inside int64, where numpy computes it.
-DIMENSION_MAX = (1 << 31) - 1
 
 _F4, _I4, _I8 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i8")
 _DTYPES: Mapping[str, np.dtype[Any]] = {"f4": _F4, "i4": _I4, "i8": _I8}
@@ -127,15 +149,14 @@ def _tensor(spec: object, frame: Frame, name: str, codes: tuple[str, ...], ndim:
         raise WireError(f"{name} wants dtype {' or '.join(codes)}, got {brief(code)}")
     if type(shape) is not list or len(shape) != ndim:
         raise WireError(f"{name} wants {ndim} dimensions, got {brief(shape)}")
-    dtype = _DTYPES[code]
-    size = dtype.itemsize
-    for length in shape:
-        if type(length) is not int or not 0 <= length <= DIMENSION_MAX:
-            raise WireError(f"{name} wants dimensions from 0 to {DIMENSION_MAX}, got {brief(shape)}")
-        size *= length
-    if len(frame) != size:
-        raise WireError(f"{name} {shape} wants {size} bytes, got {len(frame)}")
-    return np.ndarray(shape, dtype, frame)
+    # numpy proves the dimensions: anything but sizes that fit this frame is an error, nothing is allocated.
+    try:
+        array: npt.NDArray[Any] = np.ndarray(shape, _DTYPES[code], frame)
+    except (TypeError, ValueError):
+        raise WireError(f"{name} cannot have shape {brief(shape)} in {len(frame)} bytes") from None
+    if array.nbytes != len(frame):
+        raise WireError(f"{name} {shape} wants {array.nbytes} bytes, got {len(frame)}")
+    return array
 
 
 def encode_request(request: InferRequest | ControlRequest) -> list[bytes]:

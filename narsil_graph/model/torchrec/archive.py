@@ -2,7 +2,8 @@
 
 import math
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narsil_graph.model.torchrec.pickled import ImportRefused, Record, Tensor, read_pickle
+
+COMPRESSED_BYTES_MAX = 16 * 2**20
+# The bit of a zip member's flags.
+ENCRYPTED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +28,13 @@ class Archive:
     def read(self, name: str) -> bytes:
         """The bytes of one member, against its checksum. Raises ImportRefused if there is none."""
         try:
-            return self.members.read(self.prefix + name)
+            info = self.members.getinfo(self.prefix + name)
         except KeyError:
             raise ImportRefused(f"it has no member {name}") from None
+        # TorchScript compresses only code; a bound on the rest leaves no room for a decompression bomb.
+        if info.compress_type != zipfile.ZIP_STORED and info.file_size > COMPRESSED_BYTES_MAX:
+            raise ImportRefused(f"its member {name} unpacks to more than {COMPRESSED_BYTES_MAX} bytes")
+        return self.members.read(info)
 
     def root(self) -> Record:
         """The scripted module that was saved."""
@@ -59,12 +68,14 @@ class Archive:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Generator[Archive]:
     """The archive at ``path``. Raises ImportRefused for a missing, damaged or foreign file, also while it is read."""
     try:
         with zipfile.ZipFile(path) as members:
-            yield Archive(members, _prefix(members))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+            archive = Archive(members, _prefix(members))
+            _check_byte_order(archive)
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise ImportRefused(f"it is not a zip archive or is damaged ({error or type(error).__name__})") from None
     except OSError as error:
         raise ImportRefused(f"it cannot be read ({error.strerror or error})") from None
@@ -79,13 +90,15 @@ def _prefix(members: zipfile.ZipFile) -> str:
             raise ImportRefused(f"it is not a TorchScript archive: it has no {name}")
     if len(set(names)) != len(names):
         raise ImportRefused("it is damaged: two of its members have the same name")
-    # TorchScript stores its members plainly; refusing the rest leaves no room for a decompression bomb.
-    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in members.infolist()):
-        raise ImportRefused("it is not a TorchScript archive: its members are compressed or encrypted")
-    # The member is younger than the format; archives without it were written on little-endian machines.
-    if prefix + "byteorder" in names and (order := members.read(prefix + "byteorder")) != b"little":
-        raise ImportRefused(f"its numbers are {order.decode(errors='replace')}-endian, want little")
+    if any(info.flag_bits & ENCRYPTED for info in members.infolist()):
+        raise ImportRefused("it is encrypted")
     return prefix
+
+
+def _check_byte_order(archive: Archive) -> None:
+    # The member is younger than the format; archives without it were written on little-endian machines.
+    if f"{archive.prefix}byteorder" in archive.members.namelist() and (order := archive.read("byteorder")) != b"little":
+        raise ImportRefused(f"its numbers are {order[:16].decode(errors='replace')}-endian, want little")
 
 
 def _is_contiguous(tensor: Tensor) -> bool:

@@ -114,7 +114,8 @@ def _read_interaction(dots: Node, dense_vector: Node) -> tuple[str, str, Node]:
 
 def _read_vectors(vectors: Node) -> tuple[str, tuple[str, ...], tuple[str, ...], Call]:
     """The embedding module, its feature names, the names in order of interaction, and the call of the module."""
-    items, _ = _arguments(_skip_reshape(vectors), "torch.cat", "the stack of its embeddings", count=2)
+    stacked, shape = _arguments(vectors, "torch.reshape", "the stack of its embeddings", count=2)
+    items, _ = _arguments(stacked, "torch.cat", "the stack of its embeddings", count=2)
     by_name: list[str] = []
     sources: list[Node] = []
     for item in items if isinstance(items, tuple) else ():
@@ -124,6 +125,11 @@ def _read_vectors(vectors: Node) -> tuple[str, tuple[str, ...], tuple[str, ...],
                 sources.append(source)
             case _:
                 raise ImportRefused(f"one of its stacked embeddings is {_kind(item)}")
+    match shape:
+        case (-1, count, _) if count == len(sources):
+            pass
+        case _:
+            raise ImportRefused("the stack of its embeddings is not [batch, features, dim]")
     if not sources or any(source is not sources[0] for source in sources):
         raise ImportRefused("its embeddings do not come from one collection")
     match sources[0]:
@@ -166,7 +172,7 @@ def _read_features(lookup: Call) -> tuple[tuple[str, ...], tuple[int, ...]]:
                 node = source
             case Call(name, (source,)) if name == FLATTEN_LENGTHS:
                 node = source
-            case Call(".permute" | PERMUTE_KJT, (source, tuple(indices), *_)) if order is None:
+            case Call(name, (source, tuple(indices), *_)) if name in (".permute", PERMUTE_KJT) and order is None:
                 order = _indices(indices)
                 node = source
             case Call("[]", (Call(".split"), _)):

@@ -78,7 +78,7 @@ class _Mark:
 
 
 def read_pickle(data: bytes) -> object:
-    """The value that ``data`` describes. Raises ImportRefused for damage and for all that TorchScript does not write."""
+    """The value that ``data`` describes. Raises ImportRefused for damage and for what TorchScript never writes."""
     machine = _Machine()
     try:
         for operation, argument, _ in pickletools.genops(data):

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from narsil_graph.model.torchrec.pickled import ImportRefused
 
-CODE_CHARACTERS_MAX = 16 * 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -31,8 +29,6 @@ Node = Name | Call | tuple["Node", ...] | str | int | float | bool | None
 def returned_value(code: str, class_name: str) -> Node:
     """What ``class_name.forward`` in ``code`` returns. Raises ImportRefused for text that is not straight-line."""
     try:
-        if len(code) > CODE_CHARACTERS_MAX:
-            raise ImportRefused(f"the code of its forward has {len(code)} characters, more than {CODE_CHARACTERS_MAX}")
         return _Forward(_find_forward(ast.parse(code), class_name)).value()
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ImportRefused("the code of its forward cannot be parsed") from None

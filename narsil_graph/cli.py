@@ -1,0 +1,19 @@
+"""The command line. Nothing here imports numpy or torch: each command does so when it runs."""
+
+import click
+
+from narsil_graph import __version__
+from narsil_graph.commands.doctor import doctor
+from narsil_graph.commands.models import calibrate, import_archive, inspect, make_model
+from narsil_graph.commands.predict import predict
+from narsil_graph.commands.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Serve a DLRM so that a whole forward is one verified launch."""
+
+
+for command in (serve, predict, doctor, import_archive, make_model, calibrate, inspect):
+    cli.add_command(command)

@@ -1,0 +1,61 @@
+"""`narsil-graph predict`: score a file, by a running server or in this process."""
+
+from pathlib import Path
+
+import click
+
+from narsil_graph.commands import MODEL_PATH, PRECISIONS
+
+
+@click.command()
+@click.option("--input", "source", type=MODEL_PATH, required=True, help="An .npz: dense, and ids or lengths + values.")
+@click.option("-o", "--output", type=MODEL_PATH, required=True, help="An .npz to write: scores.")
+@click.option("--connect", "endpoint", default=None, help="Score by the server at this endpoint.")
+@click.option("--model", type=MODEL_PATH, default=None, help="Score in this process with this model file.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="f32", show_default=True, help="With --model.")
+@click.option("--engine", type=click.Choice(["plan", "eager"]), default="plan", show_default=True, help="With --model.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=30.0, show_default=True)
+def predict(
+    source: Path,
+    output: Path,
+    endpoint: str | None,
+    model: Path | None,
+    precision: str,
+    engine: str,
+    timeout_s: float,
+) -> None:
+    """Score the rows of an .npz file."""
+    if (endpoint is None) == (model is None):
+        raise click.UsageError("want one of --connect and --model")
+    if model is not None:
+        from narsil_graph import threads
+
+        threads.prepare(1)
+        threads.pin_torch(1)
+    import numpy as np
+
+    from narsil_graph.features_file import read_features
+
+    request = read_features(source)
+    if endpoint is not None:
+        from narsil_client import Client, NarsilError
+
+        from narsil_graph.errors import Failure
+
+        inputs = (
+            {"ids": request.ids} if request.ids is not None else {"lengths": request.lengths, "values": request.values}
+        )
+        try:
+            with Client(endpoint, timeout_s=timeout_s) as client:
+                scores = client.predict(dense=request.dense, **inputs).scores
+        except NarsilError as error:
+            raise Failure(f"{endpoint}: {error}") from None
+    else:
+        assert model is not None
+        from narsil_graph.engine.launcher import Precision
+        from narsil_graph.model.weights import load_model
+        from narsil_graph.scoring import score
+
+        scores = score(load_model(model), request, engine=engine, precision=Precision(precision))
+    np.savez(output, scores=scores)
+    click.echo(f"wrote {output}: {len(scores)} scores")

@@ -1,0 +1,95 @@
+"""`narsil-graph serve`: flag > environment > file > default."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from narsil_graph.commands import BUCKETS, DEMO_MODEL, MODEL_PATH, PRECISIONS
+
+POSITIVE = click.IntRange(min=1)
+
+
+def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """Make the file's values the defaults; an unknown key is an error that names it."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise click.UsageError(f"cannot read --config {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise click.UsageError(f"--config {path} is not TOML: {error}") from None
+    known = {parameter.name or "" for parameter in context.command.params} - {"config"}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"--config {path} has the unknown key {key!r}{hint}")
+        if isinstance(value, dict):
+            raise click.UsageError(f"--config {path}: {key!r} is a table, want one value")
+    context.default_map = {key: _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _bucket_rows(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+    from narsil_transport.buckets import parse_rows
+
+    try:
+        return parse_rows(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--config", type=MODEL_PATH, is_eager=True, expose_value=False, callback=_read_config,
+              envvar="NARSIL_CONFIG", help="A TOML file whose keys are these options' names.")  # fmt: skip
+@click.option("--model", type=MODEL_PATH, default=DEMO_MODEL, envvar="NARSIL_MODEL",
+              help="The model file; the default is the bundled demo.", show_default=False)  # fmt: skip
+@click.option("--bind", default="tcp://127.0.0.1:5555", envvar="NARSIL_BIND", help="The ZeroMQ endpoint.")
+@click.option("--buckets", default=BUCKETS, envvar="NARSIL_BUCKETS", callback=_bucket_rows,
+              help="The batch sizes to capture.")  # fmt: skip
+@click.option("--ids-per-row", type=POSITIVE, default=None, envvar="NARSIL_IDS_PER_ROW",
+              help="Room for ids per row of a bucket (multi-hot); four per feature if unset.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["plan", "eager"]), default="plan", envvar="NARSIL_ENGINE")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="f32", envvar="NARSIL_PRECISION",
+              help="Arithmetic of the dense layers.")  # fmt: skip
+@click.option("--threads", type=POSITIVE, default=1, envvar="NARSIL_THREADS", help="Threads of one forward: latency.")
+@click.option("--workers", type=POSITIVE, default=1, envvar="NARSIL_WORKERS",
+              help="Processes, each pinned and with its own endpoint: throughput.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["batch", "worker", "inline"]), default="batch", envvar="NARSIL_MODE")
+@click.option("--queue-rows-max", type=POSITIVE, default=65536, envvar="NARSIL_QUEUE_ROWS_MAX",
+              help="Rows that may wait before requests are refused.")  # fmt: skip
+@click.option("--request-rows-max", type=POSITIVE, default=4096, envvar="NARSIL_REQUEST_ROWS_MAX",
+              help="Rows of the largest request; above the largest bucket it is split.")  # fmt: skip
+@click.option("--allow-nonfinite", is_flag=True, envvar="NARSIL_ALLOW_NONFINITE",
+              help="Score NaN and infinite dense values instead of refusing them.")  # fmt: skip
+@click.option("--ready-file", type=MODEL_PATH, default=None, envvar="NARSIL_READY_FILE",
+              help="Written with the ready line once requests are served.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Load, capture, check, bind, and exit 0.")
+def serve(workers: int, **options: Any) -> None:
+    """Serve a model over ZeroMQ until SIGTERM or SIGINT."""
+    from narsil_graph import threads
+
+    if workers > 1:
+        from narsil_graph.workers import supervise
+
+        supervise(click.get_current_context(), workers)
+        return
+    threads.prepare(options["threads"])
+    from narsil_transport.batcher import Mode
+
+    from narsil_graph.engine.launcher import Precision
+    from narsil_graph.serving import ServeConfig
+    from narsil_graph.serving import serve as run
+
+    threads.pin_torch(options["threads"])
+    options["mode"] = Mode(options["mode"])
+    options["precision"] = Precision(options["precision"])
+    options["bucket_rows"] = options.pop("buckets")
+    run(ServeConfig(**options))

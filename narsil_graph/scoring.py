@@ -1,0 +1,35 @@
+"""Scoring in this process: the server's own batcher, engine and scatter, without the wire."""
+
+import numpy as np
+from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.wire import InferRequest
+from numpy.typing import NDArray
+
+from narsil_graph.engine.launcher import Precision
+from narsil_graph.engine.scatter import Scatter
+from narsil_graph.features_file import admitted
+from narsil_graph.model.weights import Model
+from narsil_graph.serving import build_engine
+
+BUCKET_ROWS_MAX = 512
+
+
+def score(model: Model, request: InferRequest, *, engine: str, precision: Precision) -> NDArray[np.float32]:
+    """Scores f4 [n] of ``request``; a Failure if a server would refuse it."""
+    entered = admitted(model.spec, request)
+    ids_per_row = -(-entered.ids // max(entered.rows, 1))
+    longest = int(np.diff(entered.row_offsets).max()) if entered.row_offsets is not None else ids_per_row
+    built = build_engine(
+        model,
+        engine=engine,
+        precision=precision,
+        bucket_rows=(min(entered.rows, BUCKET_ROWS_MAX),),
+        ids_per_row=longest,
+    )
+    batcher, scatter = Batcher(ladder=built.ladder, mode=Mode.BATCH, queue_rows_max=entered.rows), Scatter()
+    batcher.add(entered)
+    while batch := batcher.take(0):
+        launched = built.run(batch.bucket, [(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces])
+        for finished in scatter.split(batch, launched.scores):
+            return finished.scores
+    raise AssertionError("the batcher gives out every row that it took")

@@ -1,0 +1,114 @@
+"""`--workers N`: N one-lane server processes under one supervisor, each pinned and with an endpoint of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from narsil_graph.errors import Failure, UsageFailure
+
+# A worker that dies this often within the window is broken, not unlucky.
+RESTARTS_MAX = 5
+RESTART_WINDOW_S = 60.0
+POLL_S = 0.05
+
+
+def worker_endpoint(bind: str, index: int) -> str:
+    """tcp ports count up from ``bind``'s; ipc paths get the worker's number. UsageFailure for anything else."""
+    if bind.startswith("tcp://") and bind.rpartition(":")[2].isdigit():
+        host, _, port = bind.rpartition(":")
+        if int(port) + index > 65535:
+            raise UsageFailure(f"--bind {bind} leaves no port for worker {index}")
+        return f"{host}:{int(port) + index}"
+    if bind.startswith("ipc://"):
+        return f"{bind}.{index}"
+    raise UsageFailure(f"--workers needs --bind tcp://HOST:PORT or ipc://PATH, got {bind}")
+
+
+class Supervisor:
+    """Starts the workers, restarts one that dies, and passes the stop signals on."""
+
+    def __init__(self, arguments: list[str], endpoints: list[str], ready_file: Path | None) -> None:
+        self._arguments = arguments
+        self._endpoints = endpoints
+        self._ready_file = ready_file
+        self._cpus = sorted(os.sched_getaffinity(0))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._deaths: list[float] = []
+        self._signals = 0
+
+    def run(self) -> None:
+        """Until a stop signal; a Failure when the workers keep dying or one cannot start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+        with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
+            marks = [Path(folder) / str(index) for index in range(len(self._endpoints))]
+            self._processes = [self._start(index, mark) for index, mark in enumerate(marks)]
+            try:
+                self._watch(marks)
+            finally:
+                for process in self._processes:
+                    process.terminate()
+                for process in self._processes:
+                    process.wait()
+
+    def _watch(self, marks: list[Path]) -> None:
+        told = False
+        while any(process.poll() is None for process in self._processes) or not self._signals:
+            if not told and all(mark.exists() for mark in marks):
+                told = True
+                self._tell(marks)
+            for index, process in enumerate(self._processes):
+                if process.poll() is not None and not self._signals:
+                    self._count_death(process.returncode, started=marks[index].exists())
+                    self._processes[index] = self._start(index, marks[index])
+            time.sleep(POLL_S)
+
+    def _tell(self, marks: list[Path]) -> None:
+        line = f"ready {len(marks)} workers {' '.join(self._endpoints)}"
+        print(line, flush=True)
+        if self._ready_file is not None:
+            self._ready_file.write_text(line + "\n")
+
+    def _count_death(self, code: int, *, started: bool) -> None:
+        now = time.monotonic()
+        self._deaths = [at for at in self._deaths if now - at < RESTART_WINDOW_S] + [now]
+        if not started or len(self._deaths) > RESTARTS_MAX:
+            raise Failure(f"a worker ended with code {code}; its own words are above")
+
+    def _start(self, index: int, mark: Path) -> subprocess.Popen[bytes]:
+        cpu = self._cpus[index % len(self._cpus)]
+        own = ["--workers", "1", "--bind", self._endpoints[index], "--ready-file", str(mark)]
+        # The child pins itself before its libraries size their thread pools.
+        code = f"import os; os.sched_setaffinity(0, {{{cpu}}}); from narsil_graph.__main__ import main; main()"
+        return subprocess.Popen([sys.executable, "-c", code, "serve", *self._arguments, *own], start_new_session=True)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self._signals += 1
+        for process in self._processes:
+            process.send_signal(number)
+
+
+def supervise(context: click.Context, workers: int) -> None:
+    """Run ``serve`` with the context's own options in ``workers`` processes."""
+    parameters = context.params
+    endpoints = [worker_endpoint(parameters["bind"], index) for index in range(workers)]
+    ready_file = parameters["ready_file"]
+    Supervisor(_arguments(context), endpoints, ready_file).run()
+
+
+def _arguments(context: click.Context) -> list[str]:
+    """The context's options as flags, whatever they came from; what is each worker's own is left out."""
+    arguments: list[str] = []
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in ("workers", "bind", "ready_file", "config") or value is None or value is False:
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        arguments += [option.opts[0]] if value is True else [option.opts[0], text]
+    return arguments
