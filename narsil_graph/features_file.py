@@ -1,14 +1,15 @@
 """Feature files: an .npz with dense, and ids or lengths + values; a scores file has scores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from narsil_transport.admission import Admitted, ModelLimits, admit
-from narsil_transport.wire import InferRequest
 from numpy.typing import NDArray
 
 from narsil_graph.errors import Failure
 from narsil_graph.model.spec import ModelSpec
+from narsil_transport.admission import Admitted, ModelLimits, admit
+from narsil_transport.wire import InferRequest
 
 NAMES = ("dense", "ids", "lengths", "values")
 # In-process scoring has no queue to protect; this only bounds what one mistake can allocate.
@@ -40,7 +41,7 @@ def read_features(path: Path) -> InferRequest:
     )
 
 
-def _array(path: Path, name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic], ndim: int) -> NDArray:
+def _array(path: Path, name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic], ndim: int) -> NDArray[Any]:
     if array.ndim != ndim or array.dtype.kind not in ("f" if dtype.kind == "f" else "iu"):
         raise Failure(f"{path}: {name} is {array.dtype} {list(array.shape)}, want {ndim} dimensions of {dtype}")
     return np.ascontiguousarray(array, dtype)

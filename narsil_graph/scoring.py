@@ -1,8 +1,6 @@
 """Scoring in this process: the server's own batcher, engine and scatter, without the wire."""
 
 import numpy as np
-from narsil_transport.batcher import Batcher, Mode
-from narsil_transport.wire import InferRequest
 from numpy.typing import NDArray
 
 from narsil_graph.engine.launcher import Precision
@@ -10,6 +8,8 @@ from narsil_graph.engine.scatter import Scatter
 from narsil_graph.features_file import admitted
 from narsil_graph.model.weights import Model
 from narsil_graph.serving import build_engine
+from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.wire import InferRequest
 
 BUCKET_ROWS_MAX = 512
 

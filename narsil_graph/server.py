@@ -4,6 +4,10 @@ import signal
 import time
 from types import FrameType, TracebackType
 
+from narsil_graph.engine.engine import Engine, Launched
+from narsil_graph.engine.scatter import Scatter
+from narsil_graph.metrics import Counters
+from narsil_graph.model.weights import Model
 from narsil_transport.admission import Admitted, ModelLimits, admit
 from narsil_transport.batcher import Batch, Batcher
 from narsil_transport.messages import ControlRequest, HealthReply, HealthState, MetadataReply, Operation, Refused
@@ -18,11 +22,6 @@ from narsil_transport.wire import (
     encode_refusal,
     encode_scores,
 )
-
-from narsil_graph.engine.engine import Engine, Launched
-from narsil_graph.engine.scatter import Scatter
-from narsil_graph.metrics import Counters
-from narsil_graph.model.weights import Model
 
 # How long an idle server sleeps before it looks whether it was told to stop.
 IDLE_WAIT_MS = 100

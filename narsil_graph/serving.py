@@ -5,26 +5,25 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from narsil_transport.admission import ModelLimits
-from narsil_transport.batcher import Batcher, Mode
-from narsil_transport.buckets import Bucket, BucketLadder
-from narsil_transport.header import REQUEST_HEADER_BYTES_MAX
-from narsil_transport.router import BindError, Router
 
 from narsil_graph.engine import fbgemm
 from narsil_graph.engine.cpu_plan import CpuPlan
 from narsil_graph.engine.eager import EagerForward
 from narsil_graph.engine.engine import Engine
 from narsil_graph.engine.exact import exact_scores
-from narsil_graph.engine.launcher import Launcher, Precision
+from narsil_graph.engine.launcher import Launcher, Precision, Slot
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
 from narsil_graph.server import Server
+from narsil_transport.admission import ModelLimits
+from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.buckets import Bucket, BucketLadder
+from narsil_transport.header import REQUEST_HEADER_BYTES_MAX
+from narsil_transport.router import BindError, Router
 
 # The largest score error against float64 that a server starts with; measured errors are in benchmarks/RESULTS.md.
 START_TOLERANCES = {Precision.F32: 1e-5, Precision.BF16: 5e-2, Precision.INT8: 2e-1}
@@ -51,24 +50,23 @@ class ServeConfig:
 
 def build_engine(
     model: Model, *, engine: str, precision: Precision, bucket_rows: tuple[int, ...], ids_per_row: int | None
-) -> Engine[Any]:
+) -> Engine:
     """An engine with every bucket captured. ``ids_per_row`` ids a row is a bucket's room for multi-hot features."""
     fbgemm.load_library()
     features = len(model.spec.sparse_features)
     # Host memory is cheap and a lookup costs what it reads, not what it could hold.
     ladder = BucketLadder.from_rows(bucket_rows, ids_per_row=max(ids_per_row or 4 * features, features))
-    launcher: Launcher[Any] = EagerForward(model) if engine == "eager" else CpuPlan(model, precision)
+    launcher: Launcher = EagerForward(model) if engine == "eager" else CpuPlan(model, precision)
     built = Engine(launcher, ladder)
     built.capture(_tell)
     return built
 
 
-def _tell(bucket: Bucket, slot: object, seconds: float) -> None:
-    kernels = getattr(slot, "kernels", "eager")
-    print(f"captured {bucket.rows:>5} rows in {seconds * 1e3:6.0f} ms  {kernels}", file=sys.stderr)
+def _tell(bucket: Bucket, slot: Slot, seconds: float) -> None:
+    print(f"captured {bucket.rows:>5} rows in {seconds * 1e3:6.0f} ms  {slot.kernels}", file=sys.stderr)
 
 
-def self_check(model: Model, engine: Engine[Any], precision: Precision) -> float:
+def self_check(model: Model, engine: Engine, precision: Precision) -> float:
     """The largest score error against float64 over one random batch per bucket; a Failure if it is too large."""
     worst = 0.0
     for bucket in engine.ladder.buckets:
@@ -139,9 +137,7 @@ def serve(config: ServeConfig) -> None:
         router.close()
 
 
-def announce(
-    config: ServeConfig, router: Router, engine: Engine[Any], model: Model, error: float, seconds: float
-) -> None:
+def announce(config: ServeConfig, router: Router, engine: Engine, model: Model, error: float, seconds: float) -> None:
     """One line on standard output, and in the ready file: who serves what, how, and at what cost."""
     line = (
         f"ready {router.endpoint} model={model.spec.name} version={model.version} device=cpu engine={config.engine} "

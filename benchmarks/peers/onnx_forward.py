@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from narsil_graph.engine.eager import table_batched_lookup
-from narsil_graph.model.weights import LinearLayer, Model
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from narsil_graph.engine.eager import table_batched_lookup
+from narsil_graph.model.weights import LinearLayer, Model
 
 
 class OnnxForward:

@@ -21,13 +21,12 @@ def doctor(model: Path, buckets: str, precision: str, engine: str, threads: int,
     from narsil_graph import threads as thread_settings
 
     thread_settings.prepare(threads)
-    from narsil_transport.buckets import parse_rows
-
     from narsil_graph.engine.doctor import Doctor
     from narsil_graph.engine.launcher import Precision
     from narsil_graph.errors import Failure, UsageFailure
     from narsil_graph.model.weights import load_model
     from narsil_graph.serving import build_engine
+    from narsil_transport.buckets import parse_rows
 
     thread_settings.pin_torch(threads)
     try:
@@ -46,7 +45,8 @@ def doctor(model: Path, buckets: str, precision: str, engine: str, threads: int,
             ratio = report.eager_us_p50 / report.replay_us_p50
             click.echo(
                 f"{report.rows:>6} {report.replay_us_p50:>9.0f} us {report.replay_us_p99:>8.0f} "
-                f"{report.eager_us_p50:>8.0f} {ratio:>5.2f}x {report.error:>8.1e} {report.arena_mib:>5.2f}  {report.kernels}"
+                f"{report.eager_us_p50:>8.0f} {ratio:>5.2f}x {report.error:>8.1e} "
+                f"{report.arena_mib:>5.2f}  {report.kernels}"
             )
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=1))

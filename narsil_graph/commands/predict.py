@@ -39,7 +39,6 @@ def predict(
     request = read_features(source)
     if endpoint is not None:
         from narsil_client import Client, NarsilError
-
         from narsil_graph.errors import Failure
 
         inputs = (

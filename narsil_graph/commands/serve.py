@@ -82,11 +82,10 @@ def serve(workers: int, **options: Any) -> None:
         supervise(click.get_current_context(), workers)
         return
     threads.prepare(options["threads"])
-    from narsil_transport.batcher import Mode
-
     from narsil_graph.engine.launcher import Precision
     from narsil_graph.serving import ServeConfig
     from narsil_graph.serving import serve as run
+    from narsil_transport.batcher import Mode
 
     threads.pin_torch(options["threads"])
     options["mode"] = Mode(options["mode"])

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
+
 from narsil_transport.buckets import Bucket
 from narsil_transport.wire import InferRequest
-from numpy.typing import NDArray
 
 Int32s = NDArray[np.int32]
 # Rows begin to end of an admitted request.

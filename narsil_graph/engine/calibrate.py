@@ -3,10 +3,10 @@
 import dataclasses
 
 import numpy as np
-from narsil_transport.wire import InferRequest
 
 from narsil_graph.engine.exact import exact_layer_inputs
 from narsil_graph.model.weights import Model
+from narsil_transport.wire import InferRequest
 
 
 def calibrated(model: Model, samples: list[InferRequest]) -> Model:

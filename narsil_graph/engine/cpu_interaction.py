@@ -1,6 +1,6 @@
 """Candidates for the pairwise dots on a CPU, and where each dot lies in the matrix that they make."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 
@@ -36,7 +36,7 @@ class Band:
         return dots.as_strided(shape, (dots.stride(0), self.row_width, 1), dots.storage_offset())
 
     def relay(self, weight: Tensor, dim: int) -> Tensor:
-        """Over-arch weights [out, dim + pairs] for inputs [dim + width]: columns moved from pair order to band order."""
+        """Over-arch weights [out, dim + pairs], their columns moved from pair order to band order [dim + width]."""
         pairs = torch.triu_indices(self.vectors, self.vectors, offset=1)
         column_of = {(int(i), int(j)): dim + k for k, (i, j) in enumerate(pairs.t().tolist())}
         relaid = torch.zeros(len(weight), dim + self.width)
@@ -52,7 +52,7 @@ class Band:
 
 
 def product_candidates(products: Tensor) -> list[tuple[str, Callable[[Tensor], object]]]:
-    """Ways to write ``vectors`` [n, F, dim] times its transpose into ``products`` [n, F, F]; called with ``vectors``."""
+    """Ways to write vectors [n, F, dim] times their transpose into ``products`` [n, F, F]; called with the vectors."""
     found: list[tuple[str, Callable[[Tensor], object]]] = [("mkl", partial(_bmm, products))]
     if products.dtype is torch.float32:
         found.append(("onednn", partial(_onednn_bmm, products)))
@@ -77,7 +77,7 @@ def _onednn_bmm(products: Tensor, vectors: Tensor) -> None:
 
 
 @contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def _matmul_precision(precision: str) -> Generator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

@@ -1,19 +1,17 @@
 """The CPU's static plan: one program per bucket over preallocated buffers, in the fastest allowed arithmetic."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from narsil_transport.buckets import Bucket
 from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_pipeline import Pipeline, is_uniform, table_bases
-from narsil_graph.engine.launcher import Precision
-from narsil_graph.engine.pick import Call, fastest
+from narsil_graph.engine.launcher import Precision, Slot
+from narsil_graph.engine.pick import fastest
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import SpecError
 from narsil_graph.model.weights import Model
+from narsil_transport.buckets import Bucket
 
 # A lower precision never forbids a higher one: small buckets are often faster in float32, and more exact.
 ALLOWED = {
@@ -21,16 +19,6 @@ ALLOWED = {
     Precision.BF16: (Precision.F32, Precision.BF16),
     Precision.INT8: (Precision.F32, Precision.BF16, Precision.INT8),
 }
-
-
-@dataclass(slots=True)
-class PlanSlot:
-    """One bucket's arena, its program and scores f4 [bucket rows]; ``kernels`` names what was picked."""
-
-    arena: Arena
-    program: Call
-    scores: NDArray[np.float32]
-    kernels: str
 
 
 class CpuPlan:
@@ -49,20 +37,20 @@ class CpuPlan:
         self._bases = table_bases(model.spec) if uniform else np.zeros(len(model.spec.sparse_features), np.int32)
 
     @torch.inference_mode()
-    def capture(self, bucket: Bucket) -> PlanSlot:
+    def capture(self, bucket: Bucket) -> Slot:
         arena = Arena(bucket, dense_width=len(self._spec.dense_features), id_bases=self._bases, lead=self._lead)
         scores = torch.zeros(bucket.rows)
         rows = min(bucket.rows, bucket.ids // len(self._spec.sparse_features))
         arena.fill([(one_hot_request(self._spec, rows, np.random.default_rng(0)), 0, rows)])
         program = fastest([pipeline.bind(arena, scores) for pipeline in self._pipelines])
-        return PlanSlot(arena=arena, program=program.run, scores=scores.numpy(), kernels=program.name)
+        return Slot(arena=arena, program=program.run, scores=scores.numpy(), kernels=program.name)
 
     @torch.inference_mode()
-    def launch(self, slot: PlanSlot) -> None:
+    def launch(self, slot: Slot) -> None:
         slot.program()
 
-    def ready(self, slot: PlanSlot) -> bool:
+    def ready(self, slot: Slot) -> bool:
         return True
 
-    def scores(self, slot: PlanSlot) -> NDArray[np.float32]:
+    def scores(self, slot: Slot) -> NDArray[np.float32]:
         return slot.scores

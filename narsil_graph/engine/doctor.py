@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from narsil_transport.buckets import Bucket
-from narsil_transport.wire import InferRequest
 from numpy.typing import NDArray
 
 from narsil_graph.engine.eager import EagerForward
@@ -15,6 +13,8 @@ from narsil_graph.engine.exact import exact_scores
 from narsil_graph.engine.launcher import Precision
 from narsil_graph.engine.synthetic import multi_hot_request, one_hot_request
 from narsil_graph.model.weights import Model
+from narsil_transport.buckets import Bucket
+from narsil_transport.wire import InferRequest
 
 # float32 and eager agree to 1e-6 on scores (sums in another order); the lower precisions' errors on the reference and
 # the demo model are in benchmarks/RESULTS.md, these bounds are twice the worst seen.
@@ -83,7 +83,7 @@ class Doctor:
         arena = slot.arena
         return BucketReport(
             rows=bucket.rows,
-            kernels=getattr(slot, "kernels", "eager"),
+            kernels=slot.kernels,
             error=error,
             arena_mib=(arena.dense.nbytes + arena.values.nbytes + arena.offsets.nbytes) / 2**20,
             replay_us_p50=float(np.percentile(replay, 50)),

@@ -1,27 +1,22 @@
 """The DLRM forward in plain PyTorch with FBGEMM: the reference of the doctor and the baseline of every comparison."""
 
-from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from narsil_transport.buckets import Bucket
 from numpy.typing import NDArray
 from torch import Tensor
 
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.fbgemm import Lookup, LookupTable, host_lookup
+from narsil_graph.engine.launcher import Slot
 from narsil_graph.model.spec import ModelSpec, Pooling
 from narsil_graph.model.weights import Model
+from narsil_transport.buckets import Bucket
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
-
-
-@dataclass(slots=True)
-class EagerSlot:
-    arena: Arena
-    scores: NDArray[np.float32]
 
 
 class EagerForward:
@@ -36,26 +31,29 @@ class EagerForward:
         pairs = torch.triu_indices(model.spec.vectors, model.spec.vectors, offset=1)
         self._left, self._right = pairs[0], pairs[1]
 
-    def capture(self, bucket: Bucket) -> EagerSlot:
+    def capture(self, bucket: Bucket) -> Slot:
         arena = Arena(
             bucket,
             dense_width=len(self._spec.dense_features),
             id_bases=np.zeros(len(self._spec.sparse_features), np.int32),
             lead=0,
         )
-        return EagerSlot(arena=arena, scores=np.zeros(bucket.rows, np.float32))
+        scores = np.zeros(bucket.rows, np.float32)
+        return Slot(arena=arena, program=partial(self._score, arena, scores), scores=scores, kernels="eager")
 
-    def launch(self, slot: EagerSlot) -> None:
-        rows = slot.arena.rows
-        dense = torch.from_numpy(slot.arena.dense[:rows])
-        indices, offsets = key_major(slot.arena, len(self._spec.sparse_features))
-        slot.scores[:rows] = self.forward(dense, indices, offsets).numpy()
+    def launch(self, slot: Slot) -> None:
+        slot.program()
 
-    def ready(self, slot: EagerSlot) -> bool:
+    def ready(self, slot: Slot) -> bool:
         return True
 
-    def scores(self, slot: EagerSlot) -> NDArray[np.float32]:
+    def scores(self, slot: Slot) -> NDArray[np.float32]:
         return slot.scores
+
+    def _score(self, arena: Arena, scores: NDArray[np.float32]) -> None:
+        dense = torch.from_numpy(arena.dense[: arena.rows])
+        indices, offsets = key_major(arena, len(self._spec.sparse_features))
+        scores[: arena.rows] = self.forward(dense, indices, offsets).numpy()
 
     @torch.inference_mode()
     def forward(self, dense: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:

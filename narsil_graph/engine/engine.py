@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic
 
 import numpy as np
-from narsil_transport.buckets import Bucket, BucketLadder
 from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import RowRange
-from narsil_graph.engine.launcher import Launcher, S
+from narsil_graph.engine.launcher import Launcher, Slot
+from narsil_transport.buckets import Bucket, BucketLadder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +21,15 @@ class Launched:
     launch_ns: int
 
 
-class Engine(Generic[S]):
+class Engine:
     """One slot per bucket of the ladder; a bucket without a program cannot exist once ``capture`` has returned."""
 
-    def __init__(self, launcher: Launcher[S], ladder: BucketLadder) -> None:
+    def __init__(self, launcher: Launcher, ladder: BucketLadder) -> None:
         self.launcher = launcher
         self.ladder = ladder
-        self.slots: dict[Bucket, S] = {}
+        self.slots: dict[Bucket, Slot] = {}
 
-    def capture(self, progress: Callable[[Bucket, S, float], None]) -> None:
+    def capture(self, progress: Callable[[Bucket, Slot, float], None]) -> None:
         """Capture every bucket, largest first; ``progress`` is told each bucket, its slot and the seconds it took."""
         for bucket in reversed(self.ladder.buckets):
             begin = time.perf_counter()

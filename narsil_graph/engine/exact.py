@@ -1,12 +1,12 @@
 """The forward in float64 from the stored bytes: what every engine's scores are measured against."""
 
 import numpy as np
-from narsil_transport.wire import InferRequest
 from numpy.typing import NDArray
 
 from narsil_graph.model.rows import dequantise
 from narsil_graph.model.spec import Pooling
 from narsil_graph.model.weights import LinearLayer, Model
+from narsil_transport.wire import InferRequest
 
 Float64s = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """FBGEMM's quantised table-batched lookup, by its raw operator, from its inference library alone.
 
-``import fbgemm_gpu`` is never run: it costs 350 ms and 48 MB where this one library costs 7 ms and 2 MB. Skipping it also
-skips FBGEMM's own check that it fits the installed torch, so the check is made here.
+``import fbgemm_gpu`` is never run: it costs 350 ms and 48 MB where this one library costs 7 ms and 2 MB. Skipping it
+also skips FBGEMM's own check that it fits the installed torch, so the check is made here.
 """
 
 import importlib.metadata

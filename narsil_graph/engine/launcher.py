@@ -1,13 +1,15 @@
 """The seam between a batch and what runs it: capture once per bucket, then launch."""
 
 import enum
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from narsil_transport.buckets import Bucket
 from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import Arena
+from narsil_transport.buckets import Bucket
 
 
 class Precision(enum.Enum):
@@ -18,31 +20,34 @@ class Precision(enum.Enum):
     INT8 = "int8"
 
 
-class Slot(Protocol):
-    """One captured program and the static memory it reads and writes."""
+@dataclass(slots=True)
+class Slot:
+    """A captured program and the static memory it works on.
 
-    @property
-    def arena(self) -> Arena: ...
+    ``program`` scores what lies in ``arena`` into ``scores`` f4 [bucket rows]; ``kernels`` says what it is made of.
+    """
+
+    arena: Arena
+    program: Callable[[], object]
+    scores: NDArray[np.float32]
+    kernels: str
 
 
-S = TypeVar("S", bound=Slot)
-
-
-class Launcher(Protocol[S]):
+class Launcher(Protocol):
     """Runs batches: a CPU plan or the eager forward; a CUDA graph takes the same place."""
 
-    def capture(self, bucket: Bucket) -> S:
+    def capture(self, bucket: Bucket) -> Slot:
         """Allocate and prepare everything that a batch of ``bucket`` needs."""
         ...
 
-    def launch(self, slot: S) -> None:
+    def launch(self, slot: Slot) -> None:
         """Score what lies in the slot's arena."""
         ...
 
-    def ready(self, slot: S) -> bool:
+    def ready(self, slot: Slot) -> bool:
         """Whether the last launch of ``slot`` has finished. Never blocks."""
         ...
 
-    def scores(self, slot: S) -> NDArray[np.float32]:
+    def scores(self, slot: Slot) -> NDArray[np.float32]:
         """The scores f4 [bucket rows] of the last launch, valid until the next one of this slot."""
         ...

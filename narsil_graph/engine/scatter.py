@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from narsil_transport.admission import Admitted
 from narsil_transport.batcher import Batch
-from numpy.typing import NDArray
 
 Scores = NDArray[np.float32]
 

@@ -1,9 +1,9 @@
 """Random valid inputs for a model: what start-up timing, the doctor and the benchmarks score when no one has asked."""
 
 import numpy as np
-from narsil_transport.wire import InferRequest
 
 from narsil_graph.model.spec import ModelSpec
+from narsil_transport.wire import InferRequest
 
 
 def one_hot_request(spec: ModelSpec, rows: int, rng: np.random.Generator) -> InferRequest:
