@@ -1,5 +1,7 @@
 """Feature files: an .npz with dense, and ids or lengths + values; a scores file has scores."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,13 @@ ROWS_MAX = 1 << 20
 def read_features(path: Path) -> InferRequest:
     """The features in the .npz at ``path``; a Failure names what is missing or of the wrong kind."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with file:
+            # A member that is no array comes as bytes: it is refused below, as an array of no dimensions.
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise Failure(f"cannot read {path} as an .npz file: {error}") from None
     unknown = sorted(set(arrays) - set(NAMES))
     if unknown:
@@ -44,7 +50,12 @@ def read_features(path: Path) -> InferRequest:
 def _array(path: Path, name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic], ndim: int) -> NDArray[Any]:
     if array.ndim != ndim or array.dtype.kind not in ("f" if dtype.kind == "f" else "iu"):
         raise Failure(f"{path}: {name} is {array.dtype} {list(array.shape)}, want {ndim} dimensions of {dtype}")
-    return np.ascontiguousarray(array, dtype)
+    # What overflows float32 becomes infinite, which is refused by row and column.
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(array, dtype)
+    if dtype.kind == "i" and not np.array_equal(cast, array):
+        raise Failure(f"{path}: {name} has a value that {dtype} cannot hold")
+    return cast
 
 
 def admitted_request(spec: ModelSpec, request: InferRequest) -> InferRequest:

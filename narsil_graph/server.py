@@ -44,12 +44,11 @@ class Server:
         self.draining = False
         self.started_ns = time.monotonic_ns()
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then answer what was accepted, refuse what was not, and return."""
-        with StopSignals() as stop:
-            while not stop.requested:
-                self.step(IDLE_WAIT_MS)
-            self.drain()
+    def run(self, stop: "StopSignals") -> None:
+        """Serve until ``stop``, then answer what was accepted, refuse what was not, and return."""
+        while not stop.requested:
+            self.step(IDLE_WAIT_MS)
+        self.drain()
 
     def step(self, wait_ms: int) -> None:
         """Take what has arrived, then launch one batch and answer it."""
@@ -119,6 +118,7 @@ class Server:
                     told.add(id(piece.admitted))
                     self.refuse(piece.admitted.route, piece.admitted.request.request_id, refusal)
             lost = self.batcher.take(time.monotonic_ns())
+        self.drain()
 
     def refuse(self, route: object, request_id: int, refusal: Refusal) -> None:
         self.counters.answered(refusal.status)

@@ -18,7 +18,8 @@ from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
-from narsil_graph.server import Server
+from narsil_graph.ready_file import write_ready
+from narsil_graph.server import Server, StopSignals
 from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder
@@ -130,9 +131,11 @@ def serve(config: ServeConfig) -> None:
     except BindError as refused:
         raise UsageFailure(str(refused)) from None
     try:
-        announce(config, router, engine, model, error, time.perf_counter() - begin)
-        if not config.dry_run:
-            Server(router=router, engine=engine, batcher=batcher, limits=limits, model=model).run()
+        # A stop signal that follows the ready line at once is a drain already.
+        with StopSignals() as stop:
+            announce(config, router, engine, model, error, time.perf_counter() - begin)
+            if not config.dry_run:
+                Server(router=router, engine=engine, batcher=batcher, limits=limits, model=model).run(stop)
     finally:
         router.close()
 
@@ -147,10 +150,7 @@ def announce(config: ServeConfig, router: Router, engine: Engine, model: Model, 
     )
     print(line, flush=True)
     if config.ready_file is not None:
-        # Renamed into place, so that a watcher never reads half a line.
-        partial = config.ready_file.with_name(config.ready_file.name + ".partial")
-        partial.write_text(line + "\n")
-        partial.replace(config.ready_file)
+        write_ready(config.ready_file, line)
 
 
 def resident_mib() -> float:

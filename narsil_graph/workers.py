@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from narsil_graph.errors import Failure, UsageFailure
+from narsil_graph.ready_file import write_ready
 
 # A worker that dies this often within the window is broken, not unlucky.
 RESTARTS_MAX = 5
@@ -33,19 +34,21 @@ def worker_endpoint(bind: str, index: int) -> str:
 class Supervisor:
     """Starts the workers, restarts one that dies, and passes the stop signals on."""
 
-    def __init__(self, arguments: list[str], endpoints: list[str], ready_file: Path | None) -> None:
+    def __init__(self, arguments: list[str], endpoints: list[str], *, ready_file: Path | None, dry_run: bool) -> None:
         self._arguments = arguments
         self._endpoints = endpoints
         self._ready_file = ready_file
+        self._dry_run = dry_run
         self._cpus = sorted(os.sched_getaffinity(0))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
-        self._signals = 0
+        self._caught: list[int] = []
+        self._stopping = False
 
     def run(self) -> None:
-        """Until a stop signal; a Failure when the workers keep dying or one cannot start."""
+        """Until a stop signal (or a dry run) is over; a Failure when the workers keep dying or one cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, lambda caught, frame: self._caught.append(caught))
         with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
             marks = [Path(folder) / str(index) for index in range(len(self._endpoints))]
             self._processes = [self._start(index, mark) for index, mark in enumerate(marks)]
@@ -59,13 +62,18 @@ class Supervisor:
 
     def _watch(self, marks: list[Path]) -> None:
         told = False
-        while any(process.poll() is None for process in self._processes) or not self._signals:
+        while True:
+            # Here and not in the handler, so that a worker which is just being started gets them too.
+            self._pass_on()
+            ended = [process.poll() is not None for process in self._processes]
             if not told and all(mark.exists() for mark in marks):
                 told = True
                 self._tell(marks)
+            if all(ended) and (self._stopping or (self._dry_run and told)):
+                return
             for index, process in enumerate(self._processes):
-                if process.poll() is not None and not self._signals:
-                    self._count_death(process.returncode, started=marks[index].exists())
+                if ended[index] and not self._stopping and not (self._dry_run and process.returncode == 0):
+                    self._count_death(process.returncode, started=told)
                     self._processes[index] = self._start(index, marks[index])
             time.sleep(POLL_S)
 
@@ -73,7 +81,7 @@ class Supervisor:
         line = f"ready {len(marks)} workers {' '.join(self._endpoints)}"
         print(line, flush=True)
         if self._ready_file is not None:
-            self._ready_file.write_text(line + "\n")
+            write_ready(self._ready_file, line)
 
     def _count_death(self, code: int, *, started: bool) -> None:
         now = time.monotonic()
@@ -88,18 +96,19 @@ class Supervisor:
         code = f"import os; os.sched_setaffinity(0, {{{cpu}}}); from narsil_graph.__main__ import main; main()"
         return subprocess.Popen([sys.executable, "-c", code, "serve", *self._arguments, *own], start_new_session=True)
 
-    def _pass_on(self, number: int, frame: object) -> None:
-        self._signals += 1
-        for process in self._processes:
-            process.send_signal(number)
+    def _pass_on(self) -> None:
+        while self._caught:
+            number = self._caught.pop(0)
+            self._stopping = True
+            for process in self._processes:
+                process.send_signal(number)
 
 
 def supervise(context: click.Context, workers: int) -> None:
     """Run ``serve`` with the context's own options in ``workers`` processes."""
     parameters = context.params
     endpoints = [worker_endpoint(parameters["bind"], index) for index in range(workers)]
-    ready_file = parameters["ready_file"]
-    Supervisor(_arguments(context), endpoints, ready_file).run()
+    Supervisor(_arguments(context), endpoints, ready_file=parameters["ready_file"], dry_run=parameters["dry_run"]).run()
 
 
 def _arguments(context: click.Context) -> list[str]:

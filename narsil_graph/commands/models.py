@@ -68,8 +68,12 @@ def inspect(model: Path) -> None:
 
 
 def _save(model: object, output: Path) -> None:
+    from narsil_graph.errors import Failure
     from narsil_graph.model.weights import Model, save_model
 
     assert isinstance(model, Model)
-    save_model(model, output)
+    try:
+        save_model(model, output)
+    except OSError as error:
+        raise Failure(f"cannot write {output}: {error.strerror}") from None
     click.echo(f"wrote {output}: {model.spec.name} version {model.version}, {output.stat().st_size / 2**20:.1f} MiB")

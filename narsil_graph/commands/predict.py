@@ -34,20 +34,20 @@ def predict(
         threads.pin_torch(1)
     import numpy as np
 
+    from narsil_graph.errors import Failure
     from narsil_graph.features_file import read_features
 
     request = read_features(source)
     if endpoint is not None:
         from narsil_client import Client, NarsilError
-        from narsil_graph.errors import Failure
 
-        inputs = (
-            {"ids": request.ids} if request.ids is not None else {"lengths": request.lengths, "values": request.values}
-        )
         try:
             with Client(endpoint, timeout_s=timeout_s) as client:
-                scores = client.predict(dense=request.dense, **inputs).scores
-        except NarsilError as error:
+                reply = client.predict(
+                    dense=request.dense, ids=request.ids, lengths=request.lengths, values=request.values
+                )
+            scores = reply.scores
+        except (NarsilError, ValueError) as error:
             raise Failure(f"{endpoint}: {error}") from None
     else:
         assert model is not None
@@ -56,5 +56,10 @@ def predict(
         from narsil_graph.scoring import score
 
         scores = score(load_model(model), request, engine=engine, precision=Precision(precision))
-    np.savez(output, scores=scores)
+    try:
+        # Opened here, for savez adds .npz to a name without it.
+        with output.open("wb") as file:
+            np.savez(file, scores=scores)
+    except OSError as error:
+        raise Failure(f"cannot write {output}: {error.strerror}") from None
     click.echo(f"wrote {output}: {len(scores)} scores")

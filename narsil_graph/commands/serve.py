@@ -76,6 +76,9 @@ def serve(workers: int, **options: Any) -> None:
     """Serve a model over ZeroMQ until SIGTERM or SIGINT."""
     from narsil_graph import threads
 
+    # A watcher must not take an earlier run's file for this one's.
+    if options["ready_file"] is not None:
+        options["ready_file"].unlink(missing_ok=True)
     if workers > 1:
         from narsil_graph.workers import supervise
 

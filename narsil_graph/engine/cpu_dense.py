@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from narsil_graph.engine.eager import Layers
@@ -37,6 +38,7 @@ class DenseChain:
         self._packed: list[Tensor] = []
         self._transposed = [weight.t().contiguous() for weight, _ in layers] if dtype is torch.float32 else []
         self._all_biases = [bias for _, bias in layers]
+        self._carried_biases = self._carry_biases() if self._transposed else []
 
     def candidates(self, source: Tensor, target: Tensor) -> list[Candidate]:
         found = []
@@ -64,23 +66,37 @@ class DenseChain:
         return in_turn(calls)
 
     def _blocked(self, buffers: Sequence[Tensor]) -> Call | None:
-        """Column blocks small enough for OpenBLAS's small-matrix kernels; None where no useful block is that small."""
+        """Column blocks small enough for OpenBLAS's small-matrix kernels; None where no useful block is that small.
+
+        relu(z + b) = max(z, -b) + b: the inner layers store max(z, -b) in one pass over z, and the next layer's bias
+        takes the + b in (``_carried_biases``).
+        """
         calls: list[Call] = []
-        for (x, out), weight, bias, relu in zip(
-            pairwise(buffers), self._transposed, self._all_biases, self._relu, strict=True
-        ):
+        last = len(self._transposed) - 1
+        for number, (x, out) in enumerate(pairwise(buffers)):
+            weight, bias = self._transposed[number], self._carried_biases[number]
             multiplies_per_column = len(x) * len(weight)
             width = next((w for w in BLAS_BLOCK_WIDTHS if w * multiplies_per_column <= BLAS_SMALL_MULTIPLIES), None)
             if width is None:
                 return None
-            x_array, out_array = x.numpy(), out.numpy()
+            x_array, weight_array, out_array = x.numpy(), weight.numpy(), out.numpy()
             for begin in range(0, weight.shape[1], width):
                 block = slice(begin, begin + width)
-                calls.append(partial(np.matmul, x_array, weight.numpy()[:, block], out_array[:, block]))
-            calls.append(partial(np.add, out_array, bias.numpy(), out_array))
-            if relu:
-                calls.append(partial(np.maximum, out_array, np.float32(0), out_array))
+                calls.append(partial(np.matmul, x_array, weight_array[:, block], out=out_array[:, block]))
+            if number < last:
+                calls.append(partial(np.maximum, out_array, -bias, out=out_array))
+            else:
+                calls.append(partial(np.add, out_array, bias, out=out_array))
+                if self._relu[last]:
+                    calls.append(partial(np.maximum, out_array, np.float32(0), out=out_array))
         return in_turn(calls)
+
+    def _carry_biases(self) -> list[NDArray[np.float32]]:
+        carried: list[NDArray[np.float32]] = []
+        for weight, bias in zip(self._transposed, self._all_biases, strict=True):
+            through = carried[-1].astype(np.float64) @ weight.numpy() if carried else 0.0
+            carried.append((bias.numpy() + through).astype(np.float32))
+        return carried
 
     def _plain_steps(self) -> list[Step]:
         return [

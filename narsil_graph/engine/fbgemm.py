@@ -47,7 +47,7 @@ def load_library() -> None:
     check_pair(torch.__version__, _installed_version())
     library = Path(spec.origin).parent / "fbgemm_gpu_tbe_inference.so"
     try:
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise LibraryError(f"cannot load {library}: {error}") from None
 

@@ -37,10 +37,9 @@ class Scatter:
             if rows == admitted.request.rows:
                 finished.append(Finished(admitted, part.copy()))
                 continue
-            joined, missing = self._joining.pop(id(admitted), None) or (
-                np.empty(admitted.request.rows, np.float32),
-                admitted.request.rows,
-            )
+            if id(admitted) not in self._joining:
+                self._joining[id(admitted)] = (np.empty(admitted.request.rows, np.float32), admitted.request.rows)
+            joined, missing = self._joining.pop(id(admitted))
             joined[piece.begin : piece.end] = part
             if missing == rows:
                 finished.append(Finished(admitted, joined))

@@ -116,9 +116,9 @@ def load_model(path: Path) -> Model:
         )
     except OSError as error:
         raise ModelFileError(f"cannot read the model {path}: {error.strerror or error}") from None
-    except (SpecError, KeyError, ValueError) as error:
+    except (SpecError, KeyError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from None
-    if _digest(model) != metadata["sha256"]:
+    if _digest(model) != metadata.get("sha256"):
         raise ModelFileError(f"{path} is damaged: its weights do not have the SHA-256 that it states")
     return model
 

@@ -23,6 +23,7 @@ from narsil_transport.wire import (
     InferRequest,
     MetadataReply,
     Operation,
+    Refused,
     StageTimes,
     decode_reply,
     decode_request,
@@ -66,6 +67,9 @@ def described(value: object) -> Any:
         return value._asdict()
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, Refused):
+        # The status is contract; the sentence is for a person and may change.
+        return {"type": "Refused", "request_id": value.request_id, "status": value.refusal.status.name}
     if is_dataclass(value) and not isinstance(value, type):
         members = {field.name: described(getattr(value, field.name)) for field in fields(value)}
         return {"type": type(value).__name__, **members}
@@ -146,7 +150,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for case in cases():
         meaning = {"reader": case.reader, "frames": len(case.frames), "meaning": case.meaning()}
-        (folder / f"{case.name}.json").write_text(json.dumps(meaning, indent=1) + "\n")
+        (folder / f"{case.name}.json").write_text(json.dumps(meaning) + "\n")
         for index, frame in enumerate(case.frames):
             (folder / f"{case.name}.{index}.bin").write_bytes(frame)
 

@@ -1,6 +1,7 @@
 """The golden frames are the contract: what was written once is read the same, and written the same, for ever."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def test_no_golden_file_is_without_its_case() -> None:
     names = {f"{case.name}.{index}.bin" for case in CASES for index in range(len(case.frames))}
     names |= {f"{case.name}.json" for case in CASES}
     assert {path.name for path in FRAMES.iterdir()} == names
+
+
+@pytest.mark.parametrize("name", ["infer_ids_i4", "reply_scores", "reply_refusal_with_retry"])
+def test_protocol_prints_the_golden_bytes(name: str) -> None:
+    text = (Path(__file__).parents[2] / "transport" / "PROTOCOL.md").read_text()
+    printed = "".join(re.findall(r"^ *((?:[0-9a-f]{2}(?: {1,2}|$))+)", text, re.MULTILINE)).replace(" ", "")
+    case = next(case for case in CASES if case.name == name)
+    assert b"".join(case.frames).hex() in printed

@@ -127,9 +127,10 @@ REFUSALS: dict[str, tuple[Spoil, str]] = {
     "over chain": (widen("over_arch"), "_mlp.1._linear takes 10 values but is given 11"),
     "half weights": (half_precision, "_mlp.0._linear is float16, want float32"),
     "other dots": (other_dots, "its self._tensor_constant0 is not a row of triu_indices(4, 4, 1)"),
-    "tanh": (text("torch.relu", "torch.tanh"), "a layer's activation is torch.tanh, want torch.relu"),
+    "tanh": (text("torch.relu", "torch.tanh"), "a step between its layers is torch.tanh, want torch.relu"),
     "no sigmoid": (text("torch.sigmoid", "torch.exp"), "its score is torch.exp, want torch.sigmoid"),
     "no final layer": (text("(final).forward(hidden, )", "hidden"), "does not end in a linear layer but in torch.relu"),
+    "casts to nothing": (text("torch.to(to, 6)", "torch.to(to)"), "its score is torch.to, want torch.sigmoid"),
     "casts": (text("torch.to(to, 6)", "torch.to(to, 5)"), "casts values to the type 5, want float32"),
     "transformed input": (text('= batch["float_features"]', '= torch.cat([batch["float_features"]], 1)'),
                           "the input of its dense arch is torch.cat"),
@@ -150,6 +151,8 @@ REFUSALS: dict[str, tuple[Spoil, str]] = {
     "out of storage": (lambda made: setattr(made.root.state["_tensor_constant1"], "begin", 7),
                        "a tensor reaches to value 13 of the 12 in storage"),
     "not contiguous": (lambda made: setattr(made.root.state["_tensor_constant0"], "strides", (2,)), "not contiguous"),
+    "65 dimensions": (setting(index_remappings_array=View(np.zeros(0, "<i4"), 0, (0,) * 65, (1,) * 65)),
+                      "impossible shape"),
     "negative begin": (lambda made: setattr(made.root.state["_tensor_constant1"], "begin", -1), "data.pkl is damaged"),
 }  # fmt: skip
 

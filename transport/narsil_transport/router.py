@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 from types import TracebackType
 from typing import Self
@@ -64,6 +65,7 @@ class Router:
         self._shared_context = context
         self._own_context: zmq.SyncContext | None = None
         self._socket: zmq.SyncSocket | None = None
+        self._path: Path | None = None
         self._poller = zmq.Poller()
         self._dropped_replies = 0
 
@@ -79,7 +81,9 @@ class Router:
 
     def open(self) -> None:
         """Bind. Raises BindError where the endpoint is malformed or in use."""
-        _refuse_live_path(self._bind)
+        path = _socket_path(self._bind)
+        if path is not None and _listens(path):
+            raise BindError(f"cannot bind {self._bind}: another server listens there")
         context = self._shared_context
         if context is None:
             context = self._own_context = zmq.Context()
@@ -94,10 +98,15 @@ class Router:
         except zmq.ZMQError as error:
             self.close()
             raise BindError(f"cannot bind {self._bind}: {zmq.strerror(error.errno or 0)}") from None
+        self._path = path
         self._poller.register(router, zmq.POLLIN)
 
     def close(self) -> None:
         """Unbind, and wait up to LINGER_MS for the replies still in the queue. A second close does nothing."""
+        if self._path is not None:
+            # libzmq leaves the file. While this socket still listens, no other server has taken the path.
+            self._path.unlink(missing_ok=True)
+            self._path = None
         if self._socket is not None:
             if self._socket in self._poller:
                 self._poller.unregister(self._socket)
@@ -166,14 +175,17 @@ class Router:
         return self._socket
 
 
-def _refuse_live_path(endpoint: str) -> None:
-    """libzmq takes an ipc path over from a server that still listens, which then hears nothing more."""
+def _socket_path(endpoint: str) -> Path | None:
+    """The file that an ipc endpoint names; abstract names and libzmq's own choice ("*") have none of ours."""
     path = endpoint.removeprefix("ipc://")
-    if path == endpoint or path.startswith(("@", "*")):
-        return
+    return None if path == endpoint or path.startswith(("@", "*")) else Path(path)
+
+
+def _listens(path: Path) -> bool:
+    """Whether a server lives there: libzmq would take the path over, and that server would hear nothing more."""
     with socket(AF_UNIX, SOCK_STREAM) as probe:
         try:
-            probe.connect(path)
+            probe.connect(str(path))
         except OSError:
-            return
-    raise BindError(f"cannot bind {endpoint}: another server listens there")
+            return False
+    return True

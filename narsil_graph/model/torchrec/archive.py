@@ -64,7 +64,10 @@ class Archive:
             raise ImportRefused(f"a tensor reaches to value {end} of the {storage.count} in storage {storage.key}")
         if not _is_contiguous(tensor):
             raise ImportRefused(f"the tensor in storage {storage.key} is not contiguous")
-        return np.frombuffer(raw, storage.dtype)[tensor.begin : end].reshape(tensor.shape)
+        try:
+            return np.frombuffer(raw, storage.dtype)[tensor.begin : end].reshape(tensor.shape)
+        except (ValueError, OverflowError):
+            raise ImportRefused(f"the tensor in storage {storage.key} has an impossible shape") from None
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def _relu_layers(node: Node) -> tuple[tuple[str, ...], Node]:
     """The modules of a chain of ReLU(module(...)) in the order of use, and what goes into the first."""
     layers: list[str] = []
     while isinstance(node, Call) and node.name != "[]" and node.name != "torch.cat":
-        (activated,) = _arguments(node, "torch.relu", "a layer's activation", count=1)
+        (activated,) = _arguments(node, "torch.relu", "a step between its layers", count=1)
         match activated:
             case Call(name, (source,)) if name.startswith(MODULE) and name.endswith(FORWARD):
                 layers.append(name.removesuffix(FORWARD))
@@ -202,12 +202,14 @@ def _expect_input(node: Node, what: str) -> None:
 
 def _skip_cast(node: Node) -> Node:
     """What is moved to a device or cast to float32."""
-    while isinstance(node, Call) and node.name == "torch.to":
-        source, target, *_ = node.arguments
-        if not isinstance(target, Call) and target != FLOAT32:
-            raise ImportRefused(f"it casts values to the type {target}, want float32")
-        node = source
-    return node
+    while True:
+        match node:
+            case Call("torch.to", (source, target, *_)):
+                if not isinstance(target, Call) and target != FLOAT32:
+                    raise ImportRefused(f"it casts values to the type {_kind(target)}, want float32")
+                node = source
+            case _:
+                return node
 
 
 def _skip_reshape(node: Node) -> Node:
@@ -230,4 +232,10 @@ def _indices(node: tuple[Node, ...]) -> tuple[int, ...]:
 
 def _kind(node: Node) -> str:
     """A node in the words of a refusal."""
-    return node.name if isinstance(node, Call) else type(node).__name__
+    match node:
+        case Call(name, _) | Name(name):
+            return name
+        case tuple():
+            return "a list"
+        case _:
+            return repr(node)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from narsil_graph.errors import Failure
+
 # TorchScript has written protocol 2 since its zip format exists.
 PICKLE_PROTOCOL = 2
 STORAGE_DTYPES: Mapping[str, np.dtype[np.generic]] = {
@@ -37,7 +39,7 @@ CONSTANTS = frozenset({"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "B
 LITERALS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
-class ImportRefused(Exception):
+class ImportRefused(Failure):
     """Why an archive is not imported; the message is one sentence."""
 
 

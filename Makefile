@@ -1,0 +1,39 @@
+# make serve | make test | make check | make venv: everything else is narsil-graph --help.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: serve test check venv bench clean
+
+serve: .venv/serving
+	$(BIN)/narsil-graph serve
+
+test: check
+	$(BIN)/pytest
+
+check: .venv/developing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/pytest -q tests/test_tidy.py
+
+venv: .venv/developing
+
+# The benchmarks of benchmarks/README.md that need nothing but this machine; about ten minutes on two cores.
+bench: .venv/developing
+	$(BIN)/pip install --quiet --editable '.[cpu,bench]'
+	$(BIN)/python benchmarks/run.py
+
+# Once developing, serving needs nothing more; both stamps hold until the dependencies change.
+.venv/serving: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[cpu]'
+	touch $@
+
+.venv/developing: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[cpu,dev]'
+	touch $@ .venv/serving
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,58 @@
+"""The Python client of narsil-graph, free of torch.
+
+`Client` blocks, `AsyncClient` is for asyncio; both are thin layers over `session.Session`, which has no socket and no
+clock. What a request can fail with is in `errors`: everything is a NarsilError, a server's refusal a Refused.
+"""
+
+from narsil_client.aio import AsyncClient, AsyncPending
+from narsil_client.client import Client, Pending
+from narsil_client.errors import (
+    ClientClosed,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    NarsilError,
+    NotFinite,
+    OutOfRange,
+    Overloaded,
+    Refused,
+    RequestTimeout,
+    ServerError,
+    ServerUnreachable,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    Unsupported,
+)
+from narsil_client.scores import Scores
+from narsil_transport.messages import HealthReply, HealthState, MetadataReply, StageTimes
+from narsil_transport.status import Status
+
+__all__ = [
+    "AsyncClient",
+    "AsyncPending",
+    "Client",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "Draining",
+    "HealthReply",
+    "HealthState",
+    "InvalidRequest",
+    "MetadataReply",
+    "NarsilError",
+    "NotFinite",
+    "OutOfRange",
+    "Overloaded",
+    "Pending",
+    "Refused",
+    "RequestTimeout",
+    "Scores",
+    "ServerError",
+    "ServerUnreachable",
+    "StageTimes",
+    "Status",
+    "TooLarge",
+    "Unavailable",
+    "UnknownModel",
+    "Unsupported",
+]

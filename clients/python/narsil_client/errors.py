@@ -1,0 +1,120 @@
+"""What a request can fail with: always a NarsilError. Arguments that cannot be sent are a plain ValueError."""
+
+from collections.abc import Mapping, Sequence
+
+from narsil_transport.status import Refusal, Status
+
+
+class NarsilError(Exception):
+    """Any failure of a request."""
+
+
+class ServerUnreachable(NarsilError, ConnectionError):
+    """The request was never sent: the endpoint is malformed, or no server there took it in time."""
+
+
+class RequestTimeout(NarsilError, TimeoutError):
+    """The request was sent and no answer came in time. The server may have done the work."""
+
+
+class ClientClosed(NarsilError):
+    """The client is not open, or was closed while the request was in flight."""
+
+
+class Refused(NarsilError):
+    """The server's typed refusal. `detail` is its one sentence; `retry_after_us` is set where waiting may help."""
+
+    def __init__(self, status: Status, detail: str, retry_after_us: int | None = None) -> None:
+        # All three go to args, so that the exception survives pickling between processes.
+        super().__init__(status, detail, retry_after_us)
+        self.status = status
+        self.detail = detail
+        self.retry_after_us = retry_after_us
+
+    def __str__(self) -> str:
+        return f"{self.status.name}: {self.detail}"
+
+
+class InvalidRequest(Refused, ValueError):
+    """The shapes, dtypes or header are not what the server serves."""
+
+
+class Unsupported(Refused):
+    """The server does not speak this protocol version or operation."""
+
+
+class UnknownModel(Refused):
+    """The server has no model of this name."""
+
+
+class TooLarge(Refused):
+    """More rows, or more ids in one row, than the server takes."""
+
+
+class OutOfRange(Refused):
+    """An id is not in its table; the detail names the feature, the row and the value."""
+
+
+class NotFinite(Refused):
+    """A dense value is NaN or infinite."""
+
+
+class DeadlineExceeded(Refused):
+    """The deadline passed, or by measured costs would have: `status` says which."""
+
+
+class Overloaded(Refused):
+    """The queue is full."""
+
+
+class Draining(Refused):
+    """The server is stopping and takes no new work."""
+
+
+class Unavailable(Refused):
+    """The server cannot score now."""
+
+
+class ServerError(Refused):
+    """The server failed."""
+
+
+_CLASSES: Mapping[Status, type[Refused]] = {
+    Status.INVALID: InvalidRequest,
+    Status.UNSUPPORTED: Unsupported,
+    Status.UNKNOWN_MODEL: UnknownModel,
+    Status.TOO_LARGE: TooLarge,
+    Status.OUT_OF_RANGE: OutOfRange,
+    Status.NOT_FINITE: NotFinite,
+    Status.DEADLINE_EXCEEDED: DeadlineExceeded,
+    Status.WOULD_MISS: DeadlineExceeded,
+    Status.OVERLOADED: Overloaded,
+    Status.DRAINING: Draining,
+    Status.UNAVAILABLE: Unavailable,
+    Status.INTERNAL: ServerError,
+}
+
+
+def refused(refusal: Refusal) -> Refused:
+    """The exception for a refusal: its status' own class, or Refused where it has none."""
+    return _CLASSES.get(refusal.status, Refused)(refusal.status, refusal.detail, refusal.retry_after_us)
+
+
+def unreachable(endpoints: Sequence[str]) -> ServerUnreachable:
+    """For a request that no server took."""
+    return ServerUnreachable(f"no server took the request in time: {', '.join(endpoints)}")
+
+
+def no_room(inflight: int) -> RequestTimeout:
+    """For a request that found the window full until its time was up."""
+    return RequestTimeout(f"{inflight} requests stayed in flight and the window had no room for this one")
+
+
+def not_yet(timeout_s: float | None) -> RequestTimeout:
+    """For a wait that was shorter than its request's own time-out."""
+    return RequestTimeout(f"no answer in {timeout_s} s; the request is still in flight")
+
+
+def not_open() -> ClientClosed:
+    """For a client used before `open` or after `close`."""
+    return ClientClosed("the client is not open: use it in a with block, or call open()")
