@@ -10,6 +10,7 @@ from torch import Tensor
 from narsil_graph.engine.cpu_dense import Step, run_and_project, run_into
 from narsil_graph.engine.eager import Layers
 from narsil_graph.engine.pick import Candidate
+from narsil_graph.engine.scratch import Scratch
 from narsil_graph.errors import Failure
 
 Range = tuple[float, float]
@@ -27,7 +28,10 @@ class Int8Chain:
     and so does a last layer of width 1.
     """
 
-    def __init__(self, layers: Layers, ranges: Sequence[Range], *, relu_last: bool, float_first: bool) -> None:
+    def __init__(
+        self, layers: Layers, ranges: Sequence[Range], scratch: Scratch, *, relu_last: bool, float_first: bool
+    ) -> None:
+        self._scratch = scratch
         self._relu_last = relu_last
         self._first = layers[0] if float_first else None
         self._head = layers[-1] if len(layers[-1][0]) == 1 else None
@@ -58,7 +62,7 @@ class Int8Chain:
             steps.append(partial(_float_linear, *self._first))
         if self._layers:
             scale, zero = self._scales[0]
-            steps.append(Quantise(rows, width, scale, zero))
+            steps.append(Quantise(self._scratch, rows, width, scale, zero))
         linear = torch.ops.onednn.qlinear_pointwise.default
         for number, ((_, bias), packed) in enumerate(zip(self._layers, self._packed, strict=True)):
             last = number + 1 == len(self._layers)
@@ -69,14 +73,14 @@ class Int8Chain:
 
 
 class Quantise:
-    """Round float [rows, width] to uint8 codes of ``scale`` and ``zero``, in buffers of its own."""
+    """Round float [rows, width] to uint8 codes of ``scale`` and ``zero``, in static buffers."""
 
-    def __init__(self, rows: int, width: int, scale: float, zero: int) -> None:
+    def __init__(self, scratch: Scratch, rows: int, width: int, scale: float, zero: int) -> None:
         # Half is added so that the truncating cast rounds; the clamp keeps it in the codes' range.
         self._shift = torch.tensor(zero + 0.5)
         self._inverse = 1.0 / scale
-        self._scaled = torch.zeros(rows, width)
-        self._codes = torch.zeros(rows, width, dtype=torch.uint8)
+        self._scaled = scratch.take("scaled", rows, width)
+        self._codes = scratch.take("codes", rows, width, dtype=torch.uint8)
 
     def __call__(self, x: Tensor) -> Tensor:
         torch.add(self._shift, x, alpha=self._inverse, out=self._scaled)

@@ -18,6 +18,7 @@ from narsil_graph.engine.eager import Layers, SampleWeights, key_major, layer_te
 from narsil_graph.engine.fbgemm import LookupTable, host_lookup
 from narsil_graph.engine.launcher import Precision
 from narsil_graph.engine.pick import Candidate, agreeing, fastest
+from narsil_graph.engine.scratch import Scratch
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model
 
@@ -33,9 +34,10 @@ class Chain(Protocol):
 class Pipeline:
     """Weights prepared once for one precision; ``bind`` makes a program for one arena."""
 
-    def __init__(self, model: Model, precision: Precision) -> None:
+    def __init__(self, model: Model, precision: Precision, scratch: Scratch) -> None:
         spec = model.spec
         self._spec = spec
+        self._scratch = scratch
         self.precision = precision
         self.dtype = torch.float32 if precision is Precision.F32 else torch.bfloat16
         self._band = Band(spec.vectors)
@@ -49,24 +51,29 @@ class Pipeline:
             ranges = spec.activation_ranges
             dense_ranges, over_ranges = ranges[: len(dense_layers)], ranges[len(dense_layers) :]
             return (
-                Int8Chain(dense_layers, dense_ranges, relu_last=True, float_first=True),
-                Int8Chain(over_layers, over_ranges, relu_last=False, float_first=False),
+                Int8Chain(dense_layers, dense_ranges, self._scratch, relu_last=True, float_first=True),
+                Int8Chain(over_layers, over_ranges, self._scratch, relu_last=False, float_first=False),
             )
         return (
-            DenseChain(dense_layers, relu_last=True, dtype=self.dtype),
-            DenseChain(over_layers, relu_last=False, dtype=self.dtype),
+            DenseChain(dense_layers, self._scratch, relu_last=True, dtype=self.dtype),
+            DenseChain(over_layers, self._scratch, relu_last=False, dtype=self.dtype),
         )
 
     def bind(self, arena: Arena, scores: Tensor) -> Candidate:
         """A program that scores ``arena`` into ``scores`` f32 [rows], each stage's kernel picked by timing."""
         spec, band, rows = self._spec, self._band, arena.bucket.rows
+        take = partial(self._scratch.take, dtype=self.dtype)
         dense = torch.from_numpy(arena.dense)
-        source = dense if self.dtype is torch.float32 or self.precision is Precision.INT8 else dense.to(self.dtype)
-        over_in = torch.zeros(rows, spec.dim + band.width, dtype=self.dtype)
+        source = (
+            dense
+            if self.dtype is torch.float32 or self.precision is Precision.INT8
+            else take("dense", rows, dense.shape[1])
+        )
+        over_in = take("over in", rows, spec.dim + band.width)
         bottom, dots = over_in[:, : spec.dim], over_in[:, spec.dim :]
-        vectors = torch.zeros(rows, spec.vectors, spec.dim, dtype=self.dtype)
-        products = torch.zeros(rows, spec.vectors, spec.vectors, dtype=self.dtype)
-        logits = torch.zeros(rows, 1)
+        vectors = take("vectors", rows, spec.vectors, spec.dim)
+        products = take("products", rows, spec.vectors, spec.vectors)
+        logits = self._scratch.take("logits", rows, 1)
         dense_arch = self._pick(self._dense_arch.candidates(source, bottom), source, bottom)
         multiply = product_candidates(products)
         product = self._pick(bound(multiply, vectors), vectors, products.view(rows, -1))

@@ -8,6 +8,7 @@ from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_pipeline import Pipeline, is_uniform, table_bases
 from narsil_graph.engine.launcher import Precision, Slot
 from narsil_graph.engine.pick import fastest
+from narsil_graph.engine.scratch import Scratch
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import SpecError
 from narsil_graph.model.weights import Model
@@ -31,7 +32,8 @@ class CpuPlan:
                 f"model {model.spec.name!r} has no activation ranges, which int8 needs: run narsil-graph calibrate"
             )
         self._spec = model.spec
-        self._pipelines = [Pipeline(model, allowed) for allowed in ALLOWED[precision]]
+        scratch = Scratch()
+        self._pipelines = [Pipeline(model, allowed, scratch) for allowed in ALLOWED[precision]]
         uniform = is_uniform(model.spec)
         self._lead = int(uniform)
         self._bases = table_bases(model.spec) if uniform else np.zeros(len(model.spec.sparse_features), np.int32)

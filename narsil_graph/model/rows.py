@@ -23,7 +23,7 @@ def quantise(values: Values, row_format: RowFormat) -> Rows:
     levels = 255 if row_format is RowFormat.INT8 else 15
     bias = values.min(axis=1).astype(np.float16)
     span = values.max(axis=1) - bias.astype(np.float32)
-    scale = np.maximum(span / levels, np.float32(np.finfo(np.float16).tiny)).astype(np.float16)
+    scale = np.maximum(span / levels, np.float32(np.finfo(np.float16).smallest_subnormal)).astype(np.float16)
     codes = np.rint((values - bias[:, None].astype(np.float32)) / scale[:, None].astype(np.float32))
     codes = np.clip(codes, 0, levels).astype(np.uint8)
     if row_format is RowFormat.INT4:

@@ -1,0 +1,184 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from narsil_client import ClientClosed, RequestTimeout, Status, errors
+from narsil_client.arguments import infer_request
+from narsil_client.errors import Refused
+from narsil_client.scores import scores_of
+from narsil_client.session import Call, Session
+from narsil_transport.messages import ControlRequest, HealthReply, HealthState, InferRequest, Operation, ScoresReply
+from narsil_transport.status import Refusal
+from narsil_transport.wire import decode_request, encode_health, encode_refusal, encode_scores
+from tests.client.fake_server import DENSE, IDS, TIMES
+
+
+def begin(session: Session, now_ns: int = 0, expires_ns: int = 1000) -> Call[ScoresReply]:
+    call, _ = session.begin(infer_request(dense=DENSE, ids=IDS), ScoresReply, now_ns=now_ns, expires_ns=expires_ns)
+    return call
+
+
+def reply_to(request_id: int, scores: tuple[float, ...] = (0.25, 0.75)) -> tuple[bytes, bytes]:
+    return encode_scores(request_id, "v7", 8, 2, TIMES, None, np.array(scores, np.float32))
+
+
+def refusal_of(request_id: int, status: Status) -> list[bytes]:
+    return [encode_refusal(request_id, "v7", Refusal(status, "no", 5))]
+
+
+def test_frames_are_the_request_with_its_id() -> None:
+    request = infer_request(dense=DENSE, ids=IDS, model="m", deadline_us=7, traceparent="tp")
+    call, (header, *tensors) = Session(1).begin(request, ScoresReply, now_ns=0, expires_ns=1)
+    decoded = decode_request(header, tensors)
+    assert isinstance(decoded, InferRequest)
+    assert (decoded.request_id, decoded.model, decoded.deadline_us) == (call.request_id, "m", 7)
+    assert decoded.traceparent == "tp"
+    assert decoded.dense.tolist() == DENSE
+
+
+def test_ids_increase() -> None:
+    session = Session(3)
+    assert [begin(session).request_id for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_reply_finishes_its_call() -> None:
+    session = Session(1)
+    call = begin(session, now_ns=1000)
+    assert session.receive(reply_to(1), 6000) is call
+    assert session.inflight == 0
+    scores = scores_of(call)
+    assert scores.scores.tolist() == [0.25, 0.75]
+    assert (scores.version, scores.bucket_rows, scores.rows_filled) == ("v7", 8, 2)
+    assert scores.times == TIMES
+    assert scores.round_trip_us == 5.0
+
+
+def test_replies_come_in_any_order() -> None:
+    session = Session(2)
+    first, second = begin(session), begin(session)
+    assert session.receive(reply_to(2), 1) is second
+    assert not first.done
+    assert session.receive(reply_to(1), 2) is first
+
+
+def test_the_window_is_full_until_a_call_is_done() -> None:
+    session = Session(1)
+    begin(session)
+    assert session.full
+    with pytest.raises(ValueError, match="in flight already"):
+        begin(session)
+    session.receive(reply_to(1), 1)
+    assert not session.full
+
+
+def test_a_forgotten_call_gives_its_place_back() -> None:
+    session = Session(1)
+    session.forget(begin(session))
+    assert not session.full
+    assert session.receive(reply_to(1), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (Status.INVALID, errors.InvalidRequest),
+        (Status.UNSUPPORTED, errors.Unsupported),
+        (Status.UNKNOWN_MODEL, errors.UnknownModel),
+        (Status.TOO_LARGE, errors.TooLarge),
+        (Status.OUT_OF_RANGE, errors.OutOfRange),
+        (Status.NOT_FINITE, errors.NotFinite),
+        (Status.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (Status.WOULD_MISS, errors.DeadlineExceeded),
+        (Status.OVERLOADED, errors.Overloaded),
+        (Status.DRAINING, errors.Draining),
+        (Status.UNAVAILABLE, errors.Unavailable),
+        (Status.INTERNAL, errors.ServerError),
+        (Status.CANCELLED, Refused),
+    ],
+)
+def test_each_refusal_has_its_exception(status: Status, kind: type[Refused]) -> None:
+    session = Session(1)
+    call = begin(session)
+    assert session.receive(refusal_of(1, status), 1) is call
+    with pytest.raises(Refused) as caught:
+        call.answer()
+    assert type(caught.value) is kind
+    assert (caught.value.status, caught.value.detail, caught.value.retry_after_us) == (status, "no", 5)
+    assert str(caught.value) == f"{status.name}: no"
+
+
+def test_a_refusal_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(errors.Overloaded(Status.OVERLOADED, "full", 9)))
+    assert (type(error), error.detail, error.retry_after_us) == (errors.Overloaded, "full", 9)
+
+
+def test_calls_expire_at_their_time() -> None:
+    session = Session(2)
+    early, late = begin(session, expires_ns=10), begin(session, expires_ns=20)
+    assert session.next_expiry_ns == 10
+    assert session.expire(9) == []
+    assert session.expire(10) == [early]
+    with pytest.raises(RequestTimeout, match="no answer in 1e-08 s$"):
+        early.answer()
+    assert not late.done
+
+
+def test_a_late_reply_is_dropped() -> None:
+    session = Session(1)
+    call = begin(session, expires_ns=10)
+    session.expire(10)
+    assert session.receive(reply_to(1), 11) is None
+    assert call.reply is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [
+        ([], "want the header"),
+        ([b"hello"], "want the header"),
+        ([b"NG\x01\x81\xc1", b""], "not msgpack"),
+        (reply_to(1, (0.5,)), "1 scores for 2 rows"),
+        ([encode_health(HealthReply(1, "v", HealthState.READY, 0, 0.0))], "a HealthReply for a request"),
+        (refusal_of(0, Status.UNSUPPORTED), "no"),
+    ],
+)
+def test_an_unusable_message_is_dropped_and_named_in_the_timeout(frames: list[bytes], text: str) -> None:
+    session = Session(1)
+    call = begin(session, expires_ns=10)
+    assert session.receive(frames, 5) is None
+    assert not call.done
+    session.expire(10)
+    with pytest.raises(RequestTimeout, match=f"an unusable message came: .*{text}"):
+        call.answer()
+
+
+def test_an_unusable_message_before_the_call_is_not_named() -> None:
+    session = Session(1)
+    session.receive([b"hello"], 5)
+    call = begin(session, now_ns=6, expires_ns=10)
+    session.expire(10)
+    with pytest.raises(RequestTimeout, match="s$"):
+        call.answer()
+
+
+def test_closing_fails_what_is_in_flight() -> None:
+    session = Session(2)
+    call = begin(session)
+    assert session.close(1) == [call]
+    assert session.inflight == 0
+    with pytest.raises(ClientClosed):
+        call.answer()
+
+
+def test_a_control_request_gets_its_own_reply() -> None:
+    session = Session(1)
+    call, frames = session.begin(ControlRequest(0, Operation.HEALTH), HealthReply, now_ns=0, expires_ns=1)
+    assert decode_request(frames[0], []) == ControlRequest(1, Operation.HEALTH)
+    session.receive([encode_health(HealthReply(1, "v", HealthState.DRAINING, 2, 0.5))], 1)
+    assert call.answer().state is HealthState.DRAINING
+
+
+def test_a_window_holds_at_least_one() -> None:
+    with pytest.raises(ValueError, match="inflight_max"):
+        Session(0)
