@@ -30,6 +30,10 @@ from narsil_transport.router import BindError, Router
 START_TOLERANCES = {Precision.F32: 1e-5, Precision.BF16: 5e-2, Precision.INT8: 2e-1}
 
 
+# Enough to catch a wrong kernel; the doctor looks at far more.
+SELF_CHECK_ROWS = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that `narsil-graph serve` can be told; the command line checks each value."""
@@ -71,7 +75,7 @@ def self_check(model: Model, engine: Engine, precision: Precision) -> float:
     """The largest score error against float64 over one random batch per bucket; a Failure if it is too large."""
     worst = 0.0
     for bucket in engine.ladder.buckets:
-        request = one_hot_request(model.spec, min(bucket.rows, 32), np.random.default_rng(bucket.rows))
+        request = one_hot_request(model.spec, min(bucket.rows, SELF_CHECK_ROWS), np.random.default_rng(bucket.rows))
         scores = engine.run(bucket, [(request, 0, request.rows)]).scores[: request.rows]
         error = float(np.abs(scores - exact_scores(model, request)).max())
         if not error <= START_TOLERANCES[precision]:

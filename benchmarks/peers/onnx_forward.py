@@ -1,31 +1,28 @@
-"""The reference model's dense part in ONNX Runtime behind the same FBGEMM lookup: a peer to measure against."""
+"""The model's dense part in ONNX Runtime: a peer to measure against, behind the same FBGEMM lookup as the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
-from narsil_graph.engine.eager import table_batched_lookup
 from narsil_graph.model.weights import LinearLayer, Model
 
 
-class OnnxForward:
-    """Scores f32 [n] of dense f32 [n, D] and key-major indices / offsets, one thread unless told otherwise."""
+def onnx_forward(model: Model, *, threads: int) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
+    """Maps dense f32 [n, D] and pooled f32 [n, T*dim] to scores f32 [n], on ``threads`` threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(_graph(model), options, providers=["CPUExecutionProvider"])
 
-    def __init__(self, model: Model, *, threads: int) -> None:
-        self._lookup = table_batched_lookup(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(_graph(model), options, providers=["CPUExecutionProvider"])
-
-    def forward(self, dense: NDArray[np.float32], indices: torch.Tensor, offsets: torch.Tensor) -> NDArray[np.float32]:
-        pooled = self._lookup(indices, offsets).numpy()
-        scores: NDArray[np.float32] = self._session.run(None, {"dense": dense, "pooled": pooled})[0]
+    def forward(dense: Tensor, pooled: Tensor) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = session.run(None, {"dense": dense.numpy(), "pooled": pooled.numpy()})[0]
         return scores.ravel()
+
+    return forward
 
 
 def _graph(model: Model) -> bytes:

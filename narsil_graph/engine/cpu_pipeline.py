@@ -76,7 +76,7 @@ class Pipeline:
         logits = self._scratch.take("logits", rows, 1)
         dense_arch = self._pick(self._dense_arch.candidates(source, bottom), source, bottom)
         multiply = product_candidates(products)
-        product = self._pick(bound(multiply, vectors), vectors, products.view(rows, -1))
+        product = self._pick(bound(multiply, vectors), vectors, band.window(products))
         over_arch = self._pick(self._over_arch.candidates(over_in, logits), over_in, logits)
         window, place = bits(band.window(products)), bits(band.destination(dots))
         run = partial(

@@ -18,7 +18,7 @@ from narsil_transport.buckets import Bucket
 ALLOWED = {
     Precision.F32: (Precision.F32,),
     Precision.BF16: (Precision.F32, Precision.BF16),
-    Precision.INT8: (Precision.F32, Precision.BF16, Precision.INT8),
+    Precision.INT8: (Precision.F32, Precision.INT8),
 }
 
 

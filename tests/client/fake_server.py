@@ -13,42 +13,28 @@ from narsil_transport.messages import ControlRequest, InferRequest, Operation, R
 from narsil_transport.status import Refusal
 from narsil_transport.wire import decode_request, encode_health, encode_metadata, encode_refusal, encode_scores
 
-Request = InferRequest | ControlRequest
-Answer = Callable[[Request], list[Sequence[bytes]]]
+Replies = list[Sequence[bytes]]
+Answer = Callable[[InferRequest], Replies]
 
 DENSE = [[0.5, 1.5], [2.0, -1.0]]
 IDS = [[3, 1, 2], [0, 5, 4]]
 TIMES = StageTimes(1.0, 2.0, 3.0, 4.0, 10.0)
 
 
-def scored(request: Request) -> list[Sequence[bytes]]:
+def scored(request: InferRequest) -> Replies:
     """Each row's score is the sum of its dense values."""
-    assert isinstance(request, InferRequest)
     scores = request.dense.sum(axis=1, dtype=np.float32)
     return [encode_scores(request.request_id, "v7", 8, request.rows, TIMES, request.traceparent, scores)]
 
 
-def silent(request: Request) -> list[Sequence[bytes]]:
+def silent(request: InferRequest) -> Replies:
     """No answer."""
     return []
 
 
-def refusing(refusal: Refusal) -> Answer:
-    """The same refusal for every request."""
-    return lambda request: [[encode_refusal(request.request_id, "v7", refusal)]]
-
-
-def overloaded(request: Request) -> list[Sequence[bytes]]:
-    """An OVERLOADED that says when to come back."""
-    return refusing(Refusal(Status.OVERLOADED, "the queue is full", 1500))(request)
-
-
-def controls(request: Request) -> list[Sequence[bytes]]:
-    """Health and metadata."""
-    assert isinstance(request, ControlRequest)
-    if request.operation == Operation.HEALTH:
-        return [[encode_health(HealthReply(request.request_id, "v7", HealthState.READY, 3, 1.5))]]
-    return [[encode_metadata(MetadataReply(request.request_id, "v7", {"dense_width": 2}))]]
+def overloaded(request: InferRequest) -> Replies:
+    """A refusal that says when to come back."""
+    return [[encode_refusal(request.request_id, "v7", Refusal(Status.OVERLOADED, "the queue is full", 1500))]]
 
 
 class Reversed:
@@ -56,9 +42,9 @@ class Reversed:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._held: list[Request] = []
+        self._held: list[InferRequest] = []
 
-    def __call__(self, request: Request) -> list[Sequence[bytes]]:
+    def __call__(self, request: InferRequest) -> Replies:
         self._held.append(request)
         if len(self._held) < self._count:
             return []
@@ -66,7 +52,7 @@ class Reversed:
 
 
 class FakeServer:
-    """Serves for a `with` block. `seen` are the requests so far, in order."""
+    """Serves for a `with` block: INFER by `answer`, the rest itself. `seen` are the INFER requests so far, in order."""
 
     def __init__(self, answer: Answer, bind: str = "tcp://127.0.0.1:*") -> None:
         self._answer = answer
@@ -76,7 +62,7 @@ class FakeServer:
         self._router.bind(bind)
         self._thread = Thread(target=self._run)
         self.endpoint = self._router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self.seen: list[Request] = []
+        self.seen: list[InferRequest] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,8 +82,19 @@ class FakeServer:
                     identity, header, *tensors = router.recv_multipart()
                     request = decode_request(header, tensors)
                     assert not isinstance(request, Refused), request
-                    self.seen.append(request)
-                    for frames in self._answer(request):
+                    for frames in self._replies(request):
                         router.send_multipart([identity, *frames])
             except zmq.ContextTerminated:
                 pass
+
+    def _replies(self, request: InferRequest | ControlRequest) -> Replies:
+        if isinstance(request, ControlRequest):
+            return _control(request)
+        self.seen.append(request)
+        return self._answer(request)
+
+
+def _control(request: ControlRequest) -> Replies:
+    if request.operation == Operation.HEALTH:
+        return [[encode_health(HealthReply(request.request_id, "v7", HealthState.READY, 3, 1.5))]]
+    return [[encode_metadata(MetadataReply(request.request_id, "v7", {"dense_width": 2}))]]

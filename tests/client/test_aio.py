@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from narsil_client import AsyncClient, ClientClosed, HealthState, Overloaded, RequestTimeout, ServerUnreachable
-from tests.client.fake_server import DENSE, IDS, FakeServer, Reversed, controls, overloaded, scored, silent
+from tests.client.fake_server import DENSE, IDS, FakeServer, Reversed, overloaded, scored, silent
 
 SUMS = [2.0, 1.0]
 
@@ -61,16 +61,17 @@ def test_health_and_metadata() -> None:
             assert (await client.health()).state is HealthState.READY
             assert (await client.metadata()).meta == {"dense_width": 2}
 
-    with FakeServer(controls) as server:
+    with FakeServer(silent) as server:
         run(main())
 
 
 def test_no_answer_is_a_timeout_that_gives_its_place_back() -> None:
     async def main() -> None:
-        async with AsyncClient(server.endpoint, inflight_max=1, timeout_s=0.01) as client:
+        async with AsyncClient(server.endpoint, inflight_max=1) as client:
+            await client.health()
             for _ in range(2):
                 with pytest.raises(RequestTimeout, match=r"no answer in 0\.01 s"):
-                    await client.predict(dense=DENSE, ids=IDS)
+                    await client.predict(dense=DENSE, ids=IDS, timeout_s=0.01)
 
     with FakeServer(silent) as server:
         run(main())
@@ -103,6 +104,7 @@ def test_an_impatient_result_leaves_the_request_in_flight() -> None:
 def test_a_cancelled_predict_gives_its_place_back() -> None:
     async def main() -> None:
         async with AsyncClient(server.endpoint, inflight_max=1) as client:
+            await client.health()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.predict(dense=[[1.0]], ids=[[0]]), 0.01)
             assert (await client.predict(dense=[[2.0]], ids=[[0]])).scores.item() == 2.0

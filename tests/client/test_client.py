@@ -1,7 +1,9 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 from time import monotonic
 
 import pytest
@@ -15,15 +17,16 @@ from narsil_client import (
     RequestTimeout,
     ServerUnreachable,
 )
+from narsil_client.dealer import Dealer
 from narsil_transport.messages import InferRequest
+from narsil_transport.wire import decode_request
 from tests.client.fake_server import (
     DENSE,
     IDS,
     TIMES,
     FakeServer,
-    Request,
+    Replies,
     Reversed,
-    controls,
     overloaded,
     scored,
     silent,
@@ -62,7 +65,7 @@ def test_a_refusal_is_raised() -> None:
 
 
 def test_health_and_metadata() -> None:
-    with FakeServer(controls) as server, Client(server.endpoint) as client:
+    with FakeServer(silent) as server, Client(server.endpoint) as client:
         health = client.health()
         assert (health.state, health.inflight, health.uptime_s) == (HealthState.READY, 3, 1.5)
         assert client.metadata().meta == {"dense_width": 2}
@@ -90,6 +93,7 @@ def test_submit_into_a_window_that_stays_full_times_out() -> None:
 
 def test_a_full_window_moves_on_when_its_requests_expire() -> None:
     with FakeServer(silent) as server, Client(server.endpoint, inflight_max=1) as client:
+        client.health()
         first = client.submit(dense=DENSE, ids=IDS, timeout_s=0.01)
         client.submit(dense=DENSE, ids=IDS)
         assert first.done()
@@ -116,30 +120,50 @@ def test_an_impatient_result_leaves_the_request_in_flight() -> None:
 
 
 def test_no_answer_is_a_timeout() -> None:
-    with FakeServer(silent) as server, Client(server.endpoint, timeout_s=0.02) as client:
+    with FakeServer(silent) as server, Client(server.endpoint) as client:
+        client.health()
         with pytest.raises(RequestTimeout, match=r"no answer in 0\.02 s"):
-            client.predict(dense=DENSE, ids=IDS)
+            client.predict(dense=DENSE, ids=IDS, timeout_s=0.02)
 
 
-def test_an_answer_that_waited_in_the_socket_counts_however_late_it_is_read() -> None:
-    with FakeServer(scored) as server, Client(server.endpoint) as client:
-        first = client.submit(dense=DENSE, ids=IDS, timeout_s=0.1)
-        with Client(server.endpoint) as other, pytest.raises(RequestTimeout):
-            other.submit(dense=DENSE, ids=IDS).result()
-            other._session.expire(0)
-            raise RequestTimeout
-        assert first.result().scores.tolist() == SUMS
+class _Mailbox(Dealer):
+    """A dealer whose server answers at once, into a queue."""
+
+    def __init__(self) -> None:
+        self._replies: list[list[bytes]] = []
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        header, *tensors = frames
+        request = decode_request(header, tensors)
+        assert isinstance(request, InferRequest)
+        self._replies += map(list, scored(request))
+        return True
+
+    def receive(self, timeout_ms: int) -> list[bytes] | None:
+        return self._replies.pop() if self._replies else None
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_answer_that_waited_in_the_socket_counts_however_late_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("narsil_client.client.connect", lambda *endpoints, **options: _Mailbox())
+    clock = iter(range(0, 10**18, 10**12))
+    monkeypatch.setattr("narsil_client.client.monotonic_ns", lambda: next(clock))
+    with Client("tcp://127.0.0.1:1", timeout_s=0.001) as client:
+        assert client.submit(dense=DENSE, ids=IDS).result().scores.tolist() == SUMS
 
 
 def test_a_late_reply_is_dropped() -> None:
     with FakeServer(Reversed(2)) as server, Client(server.endpoint) as client:
+        client.health()
         with pytest.raises(RequestTimeout):
             client.predict(dense=[[1.0]], ids=[[0]], timeout_s=0.01)
         assert client.predict(dense=[[2.0]], ids=[[0]]).scores.tolist() == [2.0]
 
 
 def test_garbage_is_skipped() -> None:
-    def garbage_first(request: Request) -> list[Sequence[bytes]]:
+    def garbage_first(request: InferRequest) -> Replies:
         return [[b"garbage"], [b""], [b"a", b"b", b"c", b"d", b"e"], *scored(request)]
 
     with FakeServer(garbage_first) as server, Client(server.endpoint) as client:
@@ -147,12 +171,13 @@ def test_garbage_is_skipped() -> None:
 
 
 def test_garbage_alone_is_a_timeout_that_says_so() -> None:
-    def garbage(request: Request) -> list[Sequence[bytes]]:
+    def garbage(request: InferRequest) -> Replies:
         return [[b"HTTP/1.1 400"]]
 
-    with FakeServer(garbage) as server, Client(server.endpoint, timeout_s=0.02) as client:
+    with FakeServer(garbage) as server, Client(server.endpoint) as client:
+        client.health()
         with pytest.raises(RequestTimeout, match="unusable message came: want the header"):
-            client.predict(dense=DENSE, ids=IDS)
+            client.predict(dense=DENSE, ids=IDS, timeout_s=0.1)
 
 
 def test_two_endpoints_are_both_used() -> None:
@@ -185,15 +210,17 @@ def test_no_server_is_unreachable_and_takes_no_place() -> None:
 
 def test_a_server_killed_in_the_middle_is_a_timeout_then_unreachable(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/server"
-    dies = "import os, sys, zmq; s = zmq.Context().socket(zmq.ROUTER); s.bind(sys.argv[1]); s.recv(); os.kill(os.getpid(), 9)"
+    dies = "import os, sys, zmq; s = zmq.Context().socket(zmq.ROUTER); s.bind(sys.argv[1]); "
+    dies += "s.recv(); os.kill(os.getpid(), 9)"
     with subprocess.Popen([sys.executable, "-c", dies, endpoint]) as server, Client(endpoint) as client:
         pending = client.submit(dense=DENSE, ids=IDS)
-        assert server.wait() == -9
+        assert server.wait() == -SIGKILL
         with pytest.raises(RequestTimeout):
             pending.result(timeout_s=0.01)
         with pytest.raises(ServerUnreachable):
             while True:
-                client.predict(dense=DENSE, ids=IDS, timeout_s=0.01)
+                with suppress(RequestTimeout):  # until the broken connection has been noticed
+                    client.predict(dense=DENSE, ids=IDS, timeout_s=0.01)
 
 
 @pytest.mark.parametrize("endpoint", ["", "nonsense", "http://127.0.0.1:80", "tcp://127.0.0.1"])
@@ -217,7 +244,7 @@ def test_closing_fails_what_is_in_flight_and_keeps_what_was_answered() -> None:
     with FakeServer(Reversed(2)) as server, Client(server.endpoint) as client:
         answered = client.submit(dense=DENSE, ids=IDS)
         client.predict(dense=DENSE, ids=IDS)
-        assert answered.done()
+        answered.result()
         open_still = client.submit(dense=DENSE, ids=IDS)
         client.close()
         client.close()

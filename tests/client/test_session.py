@@ -119,7 +119,7 @@ def test_calls_expire_at_their_time() -> None:
     assert session.next_expiry_ns == 10
     assert session.expire(9) == []
     assert session.expire(10) == [early]
-    with pytest.raises(RequestTimeout, match="no answer in 1e-08 s$"):
+    with pytest.raises(RequestTimeout, match=r"no answer in 1e-08 s$"):
         early.answer()
     assert not late.done
 
@@ -158,7 +158,7 @@ def test_an_unusable_message_before_the_call_is_not_named() -> None:
     session.receive([b"hello"], 5)
     call = begin(session, now_ns=6, expires_ns=10)
     session.expire(10)
-    with pytest.raises(RequestTimeout, match="s$"):
+    with pytest.raises(RequestTimeout, match=r"s$"):
         call.answer()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from narsil_graph.engine.cpu_dense import DenseChain
 from narsil_graph.engine.cpu_int8 import Int8Chain, Quantise
 from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.scratch import Scratch
 from tests.engine.tiny import linear
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -53,20 +54,24 @@ def error(target: Tensor, exact: NDArray[np.float64]) -> float:
     return float(np.abs(target.double().numpy() - exact).max() / max(np.abs(exact).max(), 1.0))
 
 
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a chain offers on two threads, run on one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
 @CHAINS
 @ROWS
-@pytest.mark.parametrize("relu_last", [False, True])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_every_candidate_agrees_with_float64(
-    widths: tuple[int, ...], rows: int, relu_last: bool, dtype: torch.dtype
-) -> None:
-    if widths[-1] == 1:
-        relu_last = False
+@pytest.mark.usefixtures("two_threads")
+def test_every_candidate_agrees_with_float64(widths: tuple[int, ...], rows: int, dtype: torch.dtype) -> None:
+    relu_last = widths[-1] > 1
     layers = layers_of(widths)
     source, target = buffers(widths, rows, dtype)
     exact = exact_inputs(layers, source, relu_last=relu_last)[-1]
     with torch.inference_mode():
-        candidates = DenseChain(layers, relu_last=relu_last, dtype=dtype).candidates(source, target)
+        candidates = DenseChain(layers, Scratch(), relu_last=relu_last, dtype=dtype).candidates(source, target)
+        assert len(candidates) >= 2
         for candidate in candidates:
             for _ in range(2):
                 target.fill_(float("nan"))
@@ -77,16 +82,16 @@ def test_every_candidate_agrees_with_float64(
 def test_candidates_follow_their_source() -> None:
     layers = layers_of((5, 12, 8))
     source, target = buffers((5, 12, 8), 7, F32)
-    for candidate in DenseChain(layers, relu_last=True, dtype=F32).candidates(source, target):
+    for candidate in DenseChain(layers, Scratch(), relu_last=True, dtype=F32).candidates(source, target):
         source.uniform_(-1, 1)
         candidate.run()
         assert error(target, exact_inputs(layers, source, relu_last=True)[-1]) <= TOLERANCES[F32]
 
 
-def test_one_chain_serves_buckets_of_several_sizes() -> None:
+def test_one_chain_serves_buckets_of_several_sizes_over_one_scratch() -> None:
     widths = WIDTHS["three layers"]
     layers = layers_of(widths)
-    chain = DenseChain(layers, relu_last=True, dtype=F32)
+    chain = DenseChain(layers, Scratch(), relu_last=True, dtype=F32)
     bound = [(*buffers(widths, rows, F32),) for rows in (64, 1, 9)]
     runs = [[candidate.run for candidate in chain.candidates(*pair)] for pair in bound]
     for (source, target), calls in zip(bound, runs, strict=True):
@@ -95,12 +100,32 @@ def test_one_chain_serves_buckets_of_several_sizes() -> None:
             assert error(target, exact_inputs(layers, source, relu_last=True)[-1]) <= TOLERANCES[F32]
 
 
-@pytest.mark.parametrize(("rows", "offered"), [(64, True), (1024, False)])
-def test_openblas_is_offered_only_where_blocks_are_small(rows: int, offered: bool) -> None:
-    source, target = buffers((64, 8), rows, F32)
-    names = [found.name for found in DenseChain(layers_of((64, 8)), relu_last=True, dtype=F32).candidates(source, target)]
-    assert ("openblas" in names) == offered
-    assert "mkl" in names
+def names(rows: int) -> list[str]:
+    chain = DenseChain(layers_of((64, 8)), Scratch(), relu_last=True, dtype=F32)
+    return [found.name for found in chain.candidates(*buffers((64, 8), rows, F32))]
+
+
+def test_blocks_on_one_thread_need_no_onednn() -> None:
+    assert names(64) == ["mkl", "openblas"]
+
+
+def test_openblas_is_not_offered_where_blocks_would_be_large() -> None:
+    assert names(1024) == ["mkl", "onednn"]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_every_kernel_is_offered_on_two_threads() -> None:
+    assert names(64) == ["mkl", "openblas", "onednn"]
+
+
+def test_last_layer_without_relu_keeps_negative_values() -> None:
+    layers = layers_of((5, 12, 8))
+    source, target = buffers((5, 12, 8), 9, F32)
+    exact = exact_inputs(layers, source, relu_last=False)[-1]
+    assert (exact < 0).any()
+    for candidate in DenseChain(layers, Scratch(), relu_last=False, dtype=F32).candidates(source, target):
+        candidate.run()
+        assert error(target, exact) <= TOLERANCES[F32]
 
 
 @CHAINS
@@ -117,7 +142,7 @@ def test_int8_chain_agrees_with_float64_within_its_steps(
     values = exact_inputs(layers, source, relu_last=relu_last)
     ranges = [(float(x.min()), float(x.max())) for x in values[:-1]]
     with torch.inference_mode():
-        chain = Int8Chain(layers, ranges, relu_last=relu_last, float_first=float_first)
+        chain = Int8Chain(layers, ranges, Scratch(), relu_last=relu_last, float_first=float_first)
         for candidate in chain.candidates(source.float(), target):
             target.fill_(float("nan"))
             candidate.run()
@@ -125,5 +150,5 @@ def test_int8_chain_agrees_with_float64_within_its_steps(
 
 
 def test_quantise_rounds_to_the_nearest_code_and_saturates() -> None:
-    codes = Quantise(1, 6, 0.5, 10)(torch.tensor([[0.0, 0.2, 0.3, -5.0, -900.0, 900.0]]))
+    codes = Quantise(Scratch(), 1, 6, 0.5, 10)(torch.tensor([[0.0, 0.2, 0.3, -5.0, -900.0, 900.0]]))
     assert codes.tolist() == [[10, 10, 11, 0, 0, 255]]

@@ -104,10 +104,15 @@ class AsyncClient:
     ) -> tuple[Call[ReplyT], asyncio.Event]:
         if self._dealer is None:
             raise not_open()
-        until_ns = monotonic_ns() + (self._timeout_ns if timeout_s is None else timeout_ns(timeout_s))
-        await self._enter(until_ns)
+        now_ns = monotonic_ns()
+        until_ns = now_ns + (self._timeout_ns if timeout_s is None else timeout_ns(timeout_s))
+        if self._window.locked():
+            await self._wait_for_room(until_ns)
+            now_ns = monotonic_ns()
+        else:
+            await self._window.acquire()
         try:
-            call, frames = self._session.begin(request, expects, now_ns=monotonic_ns(), expires_ns=until_ns)
+            call, frames = self._session.begin(request, expects, now_ns=now_ns, expires_ns=until_ns)
         except BaseException:
             self._window.release()
             raise
@@ -121,11 +126,7 @@ class AsyncClient:
             flight.timer = self._loop.call_later(_seconds(until_ns), self._expire, until_ns)
         return call, flight.landed
 
-    async def _enter(self, until_ns: int) -> None:
-        """Take a place in the window, in the order of asking."""
-        if not self._window.locked():
-            await self._window.acquire()
-            return
+    async def _wait_for_room(self, until_ns: int) -> None:
         try:
             async with asyncio.timeout(_seconds(until_ns)):
                 await self._window.acquire()
