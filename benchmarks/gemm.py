@@ -43,9 +43,7 @@ def _best(run: Callable[[], object]) -> float:
 def _onednn(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], object]:
     packed = torch.ops.mkldnn._reorder_linear_weight.default(weight, M)
     bias = torch.zeros(N, dtype=x.dtype)
-    return torch.inference_mode()(
-        lambda: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "relu", [], "")
-    )
+    return torch.inference_mode()(lambda: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "relu", [], ""))
 
 
 def _int8() -> Callable[[], object]:
