@@ -8,7 +8,7 @@ import argparse
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,9 +17,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from examples import movielens
 from examples.movielens import Catalogue, Flags, Ratings, Split, Statistics
+from narsil_graph.engine.calibrate import calibrated
 from narsil_graph.model.rows import dequantise, quantise
 from narsil_graph.model.spec import ModelSpec, RowFormat, SparseFeature, TableSpec
 from narsil_graph.model.weights import LinearLayer, Model, save_model
+from narsil_transport.wire import InferRequest
 
 DIM = 16
 DENSE_ARCH = (64, 32, DIM)
@@ -34,6 +36,8 @@ LAYER_DECAY = 0.01
 EPOCHS_MAX = 12
 # Epochs without a better validation AUC before training ends.
 PATIENCE_EPOCHS = 2
+# Rows per step of the calibration, whose float64 dots would otherwise take 400 MB.
+CALIBRATION_ROWS = 4096
 
 
 class Dlrm(nn.Module):
@@ -137,29 +141,19 @@ def judge(network: Dlrm, examples: Examples) -> float:
     return movielens.auc(examples.liked, network(examples.dense, examples.ids).numpy())
 
 
-@torch.no_grad()
-def calibrate(network: Dlrm, examples: Examples) -> tuple[tuple[float, float], ...]:
-    """The least and the largest input of each layer over `examples`, dense arch first."""
-    ranges: list[tuple[float, float]] = []
-
-    def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        ranges.append((inputs[0].min().item(), inputs[0].max().item()))
-
-    hooks = [layer.register_forward_pre_hook(see) for layer in (*network.dense_layers, *network.over_layers)]
-    network(examples.dense, examples.ids)
-    for hook in hooks:
-        hook.remove()
-    return tuple(ranges)
-
-
 def to_model(network: Dlrm, spec: ModelSpec, fit: Examples) -> Model:
     """The weights as they are served, with INT8 rows and with the activation ranges of the training rows."""
-    return Model(
-        spec=replace(spec, activation_ranges=calibrate(network, fit)),
+    model = Model(
+        spec=spec,
         rows={RowFormat.INT8: quantise(network.embedding.weight.detach().numpy(), RowFormat.INT8)},
         dense_layers=_weights(network.dense_layers),
         over_layers=_weights(network.over_layers),
     )
+    samples = [
+        InferRequest(0, "", None, None, dense.numpy(), ids.numpy(), None, None)
+        for dense, ids in zip(fit.dense.split(CALIBRATION_ROWS), fit.ids.int().split(CALIBRATION_ROWS), strict=True)
+    ]
+    return calibrated(model, samples)
 
 
 def main() -> None:

@@ -131,9 +131,7 @@ def test_last_layer_without_relu_keeps_negative_values() -> None:
 @CHAINS
 @ROWS
 @pytest.mark.parametrize("float_first", [False, True])
-def test_int8_chain_agrees_with_float64_within_its_steps(
-    widths: tuple[int, ...], rows: int, float_first: bool
-) -> None:
+def test_int8_chain_agrees_with_float64_within_its_steps(widths: tuple[int, ...], rows: int, float_first: bool) -> None:
     relu_last = widths[-1] > 1
     layers = layers_of(widths)
     source, target = buffers(widths, rows, BF16)

@@ -47,9 +47,7 @@ def test_fp16_is_the_nearest_half() -> None:
 
 @pytest.mark.parametrize("row_format", list(QUANTISED))
 @given(seed=st.integers(0, 10_000), spread=st.floats(1e-5, 100.0), middle=st.floats(-100.0, 100.0))
-def test_quantised_error_is_at_most_half_a_step(
-    row_format: RowFormat, seed: int, spread: float, middle: float
-) -> None:
+def test_quantised_error_is_at_most_half_a_step(row_format: RowFormat, seed: int, spread: float, middle: float) -> None:
     noise = np.random.default_rng(seed).standard_normal((4, 8))
     values = (noise * spread + middle).astype(np.float32)
     error = np.abs(dequantise(quantise(values, row_format), row_format).astype(np.float64) - values).max(axis=1)

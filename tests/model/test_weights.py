@@ -58,9 +58,7 @@ def test_saved_model_is_loaded_unchanged(shape: object, tmp_path: Path) -> None:
     assert loaded.version == model.version
     for row_format, rows in model.rows.items():
         assert np.array_equal(loaded.rows[row_format], rows)
-    for mine, its in zip(
-        model.dense_layers + model.over_layers, loaded.dense_layers + loaded.over_layers, strict=True
-    ):
+    for mine, its in zip(model.dense_layers + model.over_layers, loaded.dense_layers + loaded.over_layers, strict=True):
         assert np.array_equal(mine.weight, its.weight)
         assert np.array_equal(mine.bias, its.bias)
 

@@ -53,7 +53,11 @@ class ServerProcess:
     """``serve`` with these arguments, from its ready file on. As a context it ends with the block."""
 
     def __init__(
-        self, folder: Path, *arguments: object, bind: str | None = None, python: tuple[str, ...] = ("-m", "narsil_graph")
+        self,
+        folder: Path,
+        *arguments: object,
+        bind: str | None = None,
+        python: tuple[str, ...] = ("-m", "narsil_graph"),
     ) -> None:
         self.ready_path = folder / "ready"
         bind = bind or f"ipc://{folder}/s"

@@ -42,7 +42,9 @@ def test_int64_ids_score_as_int32_ids_do(peer: Peer, model: Model) -> None:
 
 @pytest.mark.parametrize("rows", [65, 200, 1000, 4096])
 @pytest.mark.parametrize("make", [one_hot, multi_hot])
-def test_request_above_the_largest_bucket_is_split_and_joined(peer: Peer, model: Model, make: object, rows: int) -> None:
+def test_request_above_the_largest_bucket_is_split_and_joined(
+    peer: Peer, model: Model, make: object, rows: int
+) -> None:
     request = one_hot(model, rows) if make is one_hot else multi_hot(model, rows)
     assert_right(peer.scores(request), model, request)
 

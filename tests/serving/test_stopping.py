@@ -166,14 +166,20 @@ def test_engine_that_breaks_amid_a_split_request_answers_it_once(local: Local, m
     assert_refused(local.replies([number])[number], Status.UNAVAILABLE)
 
 
+# The start-up check needs a sound engine: it breaks as soon as the server is ready.
 BREAKING = """
-from narsil_graph import server
+from narsil_graph import serving
 from narsil_graph.__main__ import main
+from narsil_graph.engine.engine import Engine
 
 def fail(self, bucket, row_ranges):
     raise RuntimeError("no such memory")
 
-server.Server.step, step = lambda self, wait_ms: (setattr(type(self.engine), "run", fail), step(self, wait_ms)), server.Server.step
+def announce_and_break(*arguments):
+    announce(*arguments)
+    Engine.run = fail
+
+announce, serving.announce = serving.announce, announce_and_break
 main()
 """
 

@@ -1,0 +1,150 @@
+"""What `serve` says when it is ready, where its settings come from, and how it refuses wrong ones."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from narsil_graph.model.weights import Model
+from tests.serving.processes import DEMO, ServerProcess, narsil, only_sentence, usage_error
+
+
+def said(line: str) -> dict[str, str]:
+    """The key=value words of a ready line."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def test_ready_file_says_who_serves_what_and_how(server: ServerProcess, model: Model) -> None:
+    line = server.ready_line
+    assert line == server.log.splitlines()[-1] + "\n"
+    assert line.startswith("ready ipc://")
+    values = said(line)
+    assert 0 < float(values.pop("error")) < 1e-5
+    assert float(values.pop("seconds")) > 0 and float(values.pop("mib")) > 10
+    assert values == {
+        "model": model.spec.name,
+        "version": model.version,
+        "device": "cpu",
+        "engine": "plan",
+        "precision": "f32",
+        "threads": "1",
+        "mode": "batch",
+        "buckets": "1,8,64",
+    }
+    assert [path.name for path in server.ready_path.parent.glob("ready*")] == ["ready"]
+
+
+def test_dry_run_with_every_source_of_settings_obeys_flag_then_environment_then_file(tmp_path: Path) -> None:
+    config, ready = tmp_path / "serve.toml", tmp_path / "ready"
+    config.write_text(
+        f'bind = "ipc://{tmp_path}/file"\nbuckets = [2, 4]\nthreads = 2\nmode = "inline"\n'
+        f'engine = "eager"\nallow_nonfinite = true\nready_file = "{ready}"\n'
+    )
+    ready.write_text("ready: an earlier run said so")
+    ended = narsil(
+        *("serve", "--dry-run", "--mode", "worker"),
+        environment={
+            "NARSIL_CONFIG": str(config),
+            "NARSIL_MODE": "batch",
+            "NARSIL_BIND": f"ipc://{tmp_path}/variable",
+            "NARSIL_ENGINE": "plan",
+        },
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ready.read_text()
+    assert ended.stdout.startswith(f"ready ipc://{tmp_path}/variable ")
+    values = said(ended.stdout)
+    assert values["mode"] == "worker"
+    assert values["engine"] == "plan"
+    assert (values["buckets"], values["threads"]) == ("2,4", "2")
+    assert values["precision"] == "f32"
+
+
+def test_ready_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    missing = tmp_path / "none" / "ready"
+    ended = narsil("serve", "--buckets", "1", "--bind", f"ipc://{tmp_path}/s", "--ready-file", missing)
+    assert ended.returncode == 1
+    assert only_sentence(ended) == f"cannot write {missing}: No such file or directory"
+
+
+def test_tcp_port_in_use_is_one_sentence_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        ended = narsil("serve", "--buckets", "1", "--bind", endpoint)
+    assert ended.returncode == 2
+    assert only_sentence(ended) == f"cannot bind {endpoint}: Address already in use"
+
+
+def test_ipc_path_of_a_live_server_is_one_sentence_and_exit_2(server: ServerProcess) -> None:
+    ended = narsil("serve", "--buckets", "1", "--bind", server.endpoint)
+    assert ended.returncode == 2
+    assert only_sentence(ended) == f"cannot bind {server.endpoint}: another server listens there"
+    assert server.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nonsense"], "No such option '--nonsense'"),
+        (["--mode", "fast"], "'fast' is not one of 'batch', 'worker', 'inline'"),
+        (["--threads", "0"], "0 is not in the range x>=1"),
+        (["--request-rows-max", "many"], "'many' is not a valid integer"),
+        (["--buckets", "4,2"], "want row counts of at least 1 that increase, got '4,2'"),
+        (["--buckets", ""], "want row counts such as 1,2,4,8, got ''"),
+        (["--model", "/"], "'/' is a directory"),
+        (["surplus"], "unexpected extra argument (surplus)"),
+        (["--config", "/none.toml"], "cannot read --config /none.toml: No such file or directory"),
+    ],
+)
+def test_wrong_flag_is_a_usage_error(arguments: list[str], words: str) -> None:
+    assert words in usage_error(narsil("serve", *arguments))
+
+
+def test_wrong_environment_variable_is_a_usage_error() -> None:
+    assert "'fast' is not one of" in usage_error(narsil("serve", environment={"NARSIL_MODE": "fast"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bucket = [1]", "has the unknown key 'bucket'; did you mean 'buckets'?"),
+        ("request-rows-max = 3", "has the unknown key 'request-rows-max'; did you mean 'request_rows_max'?"),
+        ("colour = 3", "has the unknown key 'colour'"),
+        ('config = "more.toml"', "has the unknown key 'config'"),
+        ("[serve]\nthreads = 1", "has the unknown key 'serve'"),
+        ("[threads]\nmost = 1", "'threads' is a table, want one value"),
+        ('threads = "two"', "'two' is not a valid integer"),
+        ("threads = 1.5", "'1.5' is not a valid integer"),
+        ("threads = true", "'True' is not a valid integer"),
+        ('allow_nonfinite = "perhaps"', "'perhaps' is not a valid boolean"),
+        ('mode = "fast"', "'fast' is not one of"),
+        ("buckets = [8, 4]", "want row counts of at least 1 that increase, got '8,4'"),
+        ("threads = ", "is not TOML: "),
+        ("threads = 1\nthreads = 2", "is not TOML: "),
+        ("\udcff", "is not TOML: "),
+    ],
+)
+def test_wrong_config_file_is_one_sentence_that_names_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_bytes(text.encode(errors="surrogateescape"))
+    said = usage_error(narsil("serve", "--config", config))
+    assert words in said
+    assert str(config) in said or "Invalid value for" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bind", "ftp://here"], "cannot bind ftp://here: Protocol not supported"),
+        (["--model", "/none.safetensors"], "cannot read the model /none.safetensors: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_served_is_one_sentence(arguments: list[str], words: str) -> None:
+    ended = narsil("serve", "--buckets", "1", *arguments)
+    assert ended.returncode == (2 if "--bind" in arguments else 1)
+    assert only_sentence(ended) == words
+
+
+def test_demo_is_what_serves_by_default() -> None:
+    assert "-h, --help" in narsil("serve", "-h").stdout
+    assert DEMO.exists()
