@@ -44,7 +44,8 @@ def describe() -> dict[str, str]:
     cpus = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "hardware": f"{cpu_name()}, {cpus} cores, {memory_gib:.0f} GiB, {_instructions()}; load {os.getloadavg()[0]:.2f}",
+        "hardware": f"{cpu_name()}, {cpus} cores, {memory_gib:.0f} GiB, {_instructions()}",
+        "load": f"{os.getloadavg()[0]:.2f} runnable processes over the last minute, before this started",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))),
         "commit": _commit(),

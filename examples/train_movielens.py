@@ -150,8 +150,8 @@ def to_model(network: Dlrm, spec: ModelSpec, fit: Examples) -> Model:
         over_layers=_weights(network.over_layers),
     )
     samples = [
-        InferRequest(0, "", None, None, dense.numpy(), ids.numpy(), None, None)
-        for dense, ids in zip(fit.dense.split(CALIBRATION_ROWS), fit.ids.int().split(CALIBRATION_ROWS), strict=True)
+        InferRequest(0, "", None, None, fit.dense[rows].numpy(), fit.ids[rows].numpy(), None, None)
+        for rows in (slice(begin, begin + CALIBRATION_ROWS) for begin in range(0, len(fit.dense), CALIBRATION_ROWS))
     ]
     return calibrated(model, samples)
 

@@ -1,6 +1,7 @@
 """The model's dense part in ONNX Runtime: a peer to measure against, behind the same FBGEMM lookup as the others."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ def _graph(model: Model) -> bytes:
         constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def op(kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def op(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 

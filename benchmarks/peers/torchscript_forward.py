@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from narsil_graph.engine.eager import Layers, layer_tensors
 from narsil_graph.model.weights import Model
 
-# TorchScript's profiling executor settles within two calls of a shape; five are safe.
-WARM_CALLS = 5
-
 
 def torchscript_forward(model: Model) -> Callable[[Tensor, Tensor], NDArray[np.float32]]:
     """Maps dense f32 [n, D] and pooled f32 [n, T*dim] to scores f32 [n], on torch's threads."""
@@ -21,10 +18,8 @@ def torchscript_forward(model: Model) -> Callable[[Tensor, Tensor], NDArray[np.f
     example = torch.zeros(8, len(spec.dense_features)), torch.zeros(8, (spec.vectors - 1) * spec.dim)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        traced = torch.jit.trace(DensePart(model).eval(), example)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(DensePart(model).eval(), example)
         frozen = torch.jit.freeze(traced)  # type: ignore[no-untyped-call]
-    for _ in range(WARM_CALLS):
-        frozen(*example)
 
     def forward(dense: Tensor, pooled: Tensor) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = frozen(dense, pooled).numpy()
