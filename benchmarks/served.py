@@ -20,17 +20,19 @@ from narsil_graph.model.weights import load_model
 
 ROWS = 100
 # A reply to 100 rows: its header and its scores.
-ECHO_BYTES = ("110", "400")
+ECHO_BYTES = ("82", "400")
+# The second keeps the client asleep for about as long as a forward does, and so shows what waking it costs.
+ECHO_WORK_US = (0, 1000)
 BUCKETS = "100,128,256,384,512"
 # Published with the design that this one follows; none was run here.
 OTHER_HARDWARE = (
-    ("L4: TorchRec C++ gRPC + TorchScript int8", 16, 2148.0, 7.23, 13.27, 780),
-    ("L4: Narsil route A (libtorch/FBGEMM), batch mode", 16, 4377.0, 3.34, 14.12, 478),
-    ("L4: Narsil route A, worker mode (1 lane)", 16, 1412.0, 11.40, 11.83, 454),
-    ("L4: Narsil Burn CUDA DLRM float32", 16, 79.0, 201.3, 211.0, 954),
-    ("L4: TorchRec C++ gRPC + TorchScript int8", 1, 967.0, 1.033, None, None),
-    ("L4: Narsil route A, worker mode", 1, 975.0, 1.024, None, None),
-    ("L4: Narsil Burn CUDA DLRM float32", 1, 77.0, 13.04, None, None),
+    ("L4: TorchRec C++ gRPC + TorchScript int8", 16, 2148.0, 214_821.0, 7.23, 13.27, 780),
+    ("L4: Narsil route A (libtorch/FBGEMM), batch mode", 16, 4377.0, 437_736.0, 3.34, 14.12, 478),
+    ("L4: Narsil route A, worker mode (1 lane)", 16, 1412.0, 141_160.0, 11.40, 11.83, 454),
+    ("L4: Narsil Burn CUDA DLRM float32", 16, 79.0, 7_935.0, 201.3, 211.0, 954),
+    ("L4: TorchRec C++ gRPC + TorchScript int8", 1, 967.0, 96_717.0, 1.033, None, None),
+    ("L4: Narsil route A, worker mode", 1, 975.0, 97_475.0, 1.024, None, None),
+    ("L4: Narsil Burn CUDA DLRM float32", 1, 77.0, 7_655.0, 13.04, None, None),
 )
 
 
@@ -75,7 +77,9 @@ def run_pinned(options: argparse.Namespace, report: machine.Report) -> None:
                                "served samples/s": float(np.median(served)),
                                "ratio": ratio, "low95": low, "high95": high})  # fmt: skip
             latency.append(_latency_row(precision, pooled(singles)))
-        latency.append(_echo(options, folder, spec, (server_cpu, client_cpu), seconds))
+        for work_us in ECHO_WORK_US:
+            bind = _bind(options, "ipc", folder, f"echo{work_us}").replace("*", str(free_ports(1)))
+            latency.append(_echo(bind, work_us, spec, (server_cpu, client_cpu), seconds))
     report.table("16 in flight, against the forward alone at its best bucket", throughput)
     report.table("1 in flight, us: overhead is the round trip less the launch that the reply reports", latency)
 
@@ -106,18 +110,15 @@ def _latency_row(name: str, load: Load) -> dict[str, object]:
     }
 
 
-def _echo(
-    options: argparse.Namespace, folder: str, spec: ModelSpec, cpus: tuple[int, int], seconds: float
-) -> dict[str, object]:
-    """A bare ROUTER in Python that answers the same requests with as many bytes."""
-    bind = _bind(options, "ipc", folder, "echo").replace("*", str(free_ports(1)))
+def _echo(bind: str, work_us: int, spec: ModelSpec, cpus: tuple[int, int], seconds: float) -> dict[str, object]:
+    """A bare ROUTER in Python that computes for ``work_us`` and answers the same requests with as many bytes."""
     script = str(Path(__file__).parent / "peers" / "zmq_echo.py")
-    with Process([sys.executable, script, bind, *ECHO_BYTES], cpu=cpus[0]) as echo, pinned(cpus[1]):
+    with Process([sys.executable, script, bind, *ECHO_BYTES, str(work_us)], cpu=cpus[0]), pinned(cpus[1]):
         places = messages(spec, rows=ROWS, in_flight=1)
-        load = closed_loop([echo.line.split()[1]], places, rows=ROWS, seconds=seconds, echo=True)
+        load = closed_loop([bind], places, rows=ROWS, seconds=seconds, echo=True)
     p50, p99 = load.round_trip(0.5), load.round_trip(0.99)
-    return {"server": "bare ROUTER echo", "p50": p50, "p99": p99, "launch p50": 0.0, "overhead p50": p50,
-            "overhead p99": p99, "of that in the server p50": ""}  # fmt: skip
+    return {"server": f"bare ROUTER, {work_us} us of work", "p50": p50, "p99": p99, "launch p50": float(work_us),
+            "overhead p50": p50 - work_us, "overhead p99": p99 - work_us, "of that in the server p50": ""}  # fmt: skip
 
 
 def run_seed_table(options: argparse.Namespace, report: machine.Report) -> None:
@@ -126,8 +127,17 @@ def run_seed_table(options: argparse.Namespace, report: machine.Report) -> None:
     precisions = options.precisions.split(",")
     rows += _table_rows(options, [(precision, 1) for precision in precisions], (1, 16))
     rows += _table_rows(options, [(precision, 2) for precision in precisions if precision != "f32"], (16,))
-    for name, in_flight, requests, p50_ms, p99_ms, mib in OTHER_HARDWARE:
-        rows.append(_row(f"{name} (other hardware)", in_flight, requests, p50_ms, p99_ms or "", mib or ""))
+    for name, in_flight, requests, samples, p50_ms, p99_ms, mib in OTHER_HARDWARE:
+        published = {
+            "req/s": requests,
+            "samples/s": samples,
+            "p50 ms": p50_ms,
+            "p99 ms": p99_ms or "",
+            "MiB": mib or "",
+        }
+        rows.append(
+            dict.fromkeys(rows[0], "") | {"server": f"{name} (other hardware)", "in flight": in_flight} | published
+        )
     report.table(f"{ROWS}-row requests; the L4 rows are as published, and their MiB are the GPU's", rows)
 
 
@@ -152,16 +162,10 @@ def _table_rows(
             requests, low, high = machine.interval([load.requests_per_s for load in cell])
             whole = pooled(cell)
             p50_ms, p99_ms = whole.round_trip(0.5) / 1e3, whole.round_trip(0.99) / 1e3
-            row = _row(f"narsil-graph CPU {name}", c, requests, p50_ms, p99_ms, round(server.resident_mib()))
-            rows.append(row | {"req/s low95": low, "req/s high95": high})
+            rows.append({"server": f"narsil-graph CPU {name}", "in flight": c, "req/s": requests, "low95": low,
+                         "high95": high, "samples/s": requests * ROWS, "p50 ms": p50_ms, "p99 ms": p99_ms,
+                         "MiB": round(server.resident_mib())})  # fmt: skip
     return rows
-
-
-def _row(
-    server: str, in_flight: int, requests: float, p50_ms: float, p99_ms: float | str, mib: int | str
-) -> dict[str, object]:
-    return {"server": server, "in flight": in_flight, "req/s": requests, "req/s low95": "", "req/s high95": "",
-            "samples/s": requests * ROWS, "p50 ms": p50_ms, "p99 ms": p99_ms, "MiB": mib}  # fmt: skip
 
 
 if __name__ == "__main__":

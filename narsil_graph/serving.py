@@ -18,7 +18,7 @@ from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
-from narsil_graph.ready_file import write_ready
+from narsil_graph.ready_file import tell_ready
 from narsil_graph.server import Server, StopSignals
 from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batcher, Mode
@@ -152,9 +152,7 @@ def announce(config: ServeConfig, router: Router, engine: Engine, model: Model, 
         f"buckets={','.join(str(bucket.rows) for bucket in engine.ladder.buckets)} "
         f"error={error:.1e} seconds={seconds:.2f} mib={resident_mib():.0f}"
     )
-    print(line, flush=True)
-    if config.ready_file is not None:
-        write_ready(config.ready_file, line)
+    tell_ready(line, config.ready_file)
 
 
 def resident_mib() -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from narsil_graph.errors import Failure, UsageFailure
-from narsil_graph.ready_file import write_ready
+from narsil_graph.ready_file import tell_ready
 
 # A worker that dies this often within the window is broken, not unlucky.
 RESTARTS_MAX = 5
@@ -68,7 +68,7 @@ class Supervisor:
             ended = [process.poll() is not None for process in self._processes]
             if not told and all(mark.exists() for mark in marks):
                 told = True
-                self._tell(marks)
+                tell_ready(f"ready {len(marks)} workers {' '.join(self._endpoints)}", self._ready_file)
             if all(ended) and (self._stopping or (self._dry_run and told)):
                 return
             for index, process in enumerate(self._processes):
@@ -76,12 +76,6 @@ class Supervisor:
                     self._count_death(process.returncode, started=told)
                     self._processes[index] = self._start(index, marks[index])
             time.sleep(POLL_S)
-
-    def _tell(self, marks: list[Path]) -> None:
-        line = f"ready {len(marks)} workers {' '.join(self._endpoints)}"
-        print(line, flush=True)
-        if self._ready_file is not None:
-            write_ready(self._ready_file, line)
 
     def _count_death(self, code: int, *, started: bool) -> None:
         now = time.monotonic()

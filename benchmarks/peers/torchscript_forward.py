@@ -18,8 +18,8 @@ def torchscript_forward(model: Model) -> Callable[[Tensor, Tensor], NDArray[np.f
     example = torch.zeros(8, len(spec.dense_features)), torch.zeros(8, (spec.vectors - 1) * spec.dim)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        traced = torch.jit.trace(DensePart(model).eval(), example)
-        frozen = torch.jit.freeze(traced)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(DensePart(model).eval(), example)  # type: ignore[no-untyped-call]
+        frozen = torch.jit.freeze(traced)
 
     def forward(dense: Tensor, pooled: Tensor) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = frozen(dense, pooled).numpy()

@@ -43,12 +43,13 @@ class DenseChain:
         self._carried_biases = self._carry_biases() if self._transposed else []
 
     def candidates(self, source: Tensor, target: Tensor) -> list[Candidate]:
-        found = []
+        found: list[Candidate] = []
         if self._dtype is torch.float32:
             hidden = enumerate(self._transposed[:-1])
-            buffers = [self._scratch.take(f"hidden {n}", len(source), weight.shape[1]) for n, weight in hidden]
-            found.append(Candidate("mkl", self._mkl([source, *buffers, target])))
-            blocked = self._blocked([source, *buffers, target])
+            inner = [self._scratch.take(f"hidden {n}", len(source), weight.shape[1]) for n, weight in hidden]
+            buffers = [source, *inner, target]
+            found.append(Candidate("mkl", self._mkl(buffers)))
+            blocked = self._blocked(buffers)
             if blocked is not None:
                 found.append(Candidate("openblas", blocked))
                 if torch.get_num_threads() == 1:
@@ -62,12 +63,21 @@ class DenseChain:
             found.append(Candidate("onednn", self._chain(source, target, fused)))
         return found
 
+    def row_by_row(self, source: Tensor, target: Tensor) -> Candidate:
+        """One call per row and layer: slow, but blind to where a row lies whatever the kernels are. float32 only."""
+        inner = [self._scratch.take(f"row {n}", 1, weight.shape[1]) for n, weight in enumerate(self._transposed[:-1])]
+        rows = [self._mkl([source[row : row + 1], *inner, target[row : row + 1]]) for row in range(len(source))]
+        return Candidate("row by row", in_turn(rows))
+
     def _mkl(self, buffers: Sequence[Tensor]) -> Call:
         calls: list[Call] = []
         for (x, out), weight, bias, relu in zip(
             pairwise(buffers), self._transposed, self._all_biases, self._relu, strict=True
         ):
-            calls.append(partial(torch.addmm, bias, x, weight, out=out))
+            if weight.shape[1] == 1:
+                calls.append(partial(project, weight, bias, out, x))
+            else:
+                calls.append(partial(torch.addmm, bias, x, weight, out=out))
             if relu:
                 calls.append(out.relu_)
         return in_turn(calls)
@@ -87,7 +97,10 @@ class DenseChain:
             if width is None:
                 return None
             x_array, weight_array, out_array = x.numpy(), weight.numpy(), out.numpy()
-            for begin in range(0, weight.shape[1], width):
+            if weight.shape[1] == 1:
+                calls.append(partial(np.vecdot, x_array, weight_array[:, 0], out=out_array[:, 0]))
+                width = 0
+            for begin in range(0, weight.shape[1], width) if width else ():
                 block = slice(begin, begin + width)
                 calls.append(partial(np.matmul, x_array, weight_array[:, block], out=out_array[:, block]))
             if number < last:
@@ -153,8 +166,19 @@ def run_into(steps: Sequence[Step], source: Tensor, target: Tensor) -> None:
 
 
 def run_and_project(steps: Sequence[Step], source: Tensor, target: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Run ``steps`` on ``source`` and write x @ ``weight`` [in, 1] + ``bias`` in float32 into ``target`` [rows, 1]."""
+    """Run ``steps`` on ``source`` and ``project`` the result into ``target`` [rows, 1]."""
     x = source
     for step in steps:
         x = step(x)
-    torch.addmm(bias, x.float(), weight, out=target)
+    project(weight, bias, target, x.float())
+
+
+def project(weight: Tensor, bias: Tensor, out: Tensor, x: Tensor) -> None:
+    """x @ ``weight`` [in, 1] + ``bias`` [1] into ``out`` [rows, 1], in float32.
+
+    A dot product per row: BLAS's matrix-vector products treat the rows left over from blocks of four in another
+    order of sums, so that a row's bits would depend on its place.
+    """
+    column = out.numpy()[:, 0]
+    np.vecdot(x.numpy(), weight.numpy()[:, 0], out=column)
+    np.add(column, bias.numpy(), out=column)

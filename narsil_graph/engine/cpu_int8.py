@@ -77,14 +77,18 @@ class Quantise:
 
     def __init__(self, scratch: Scratch, rows: int, width: int, scale: float, zero: int) -> None:
         # Half is added so that the truncating cast rounds; the clamp keeps it in the codes' range.
-        self._shift = torch.tensor(zero + 0.5)
-        self._inverse = 1.0 / scale
+        # Half is added so that the truncating cast rounds.
+        self._shift = zero + 0.5
+        # Of one dimension, so that bfloat16 times it is float32; a plain number would be rounded to bfloat16.
+        self._inverse = torch.tensor([1.0 / scale])
         self._scaled = scratch.take("scaled", rows, width)
         self._codes = scratch.take("codes", rows, width, dtype=torch.uint8)
 
     def __call__(self, x: Tensor) -> Tensor:
-        torch.add(self._shift, x, alpha=self._inverse, out=self._scaled)
-        return self._codes.copy_(self._scaled.clamp_(0.0, 255.0))
+        # Two operations, not one with a factor: fused in vectors but not in a loop's scalar rest, that would make a
+        # value's code depend on its place.
+        torch.mul(x, self._inverse, out=self._scaled)
+        return self._codes.copy_(self._scaled.add_(self._shift).clamp_(0.0, 255.0))
 
 
 def _scale_and_zero(low_high: Range) -> tuple[float, int]:

@@ -19,12 +19,20 @@ from narsil_graph.engine.fbgemm import LookupTable, host_lookup
 from narsil_graph.engine.launcher import Precision
 from narsil_graph.engine.pick import Candidate, agreeing, fastest
 from narsil_graph.engine.scratch import Scratch
+from narsil_graph.errors import Failure
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model
 
+# torch's loops take two vectors (of at most 16 floats) at a time and compute what is left over by scalar code, whose
+# exp differs in the last bit: a row's score would depend on its place. Whole strides leave nothing over.
+SIGMOID_STRIDE = 64
 # How far a kernel may be from the first of its stage, relative to the largest value: float32 kernels differ by the
 # order of their sums; bfloat16 ones also by where they round.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+class PositionDependent(Failure):
+    """No kernel of a stage gives a row the same bits wherever it lies."""
 
 
 class Chain(Protocol):
@@ -64,20 +72,18 @@ class Pipeline:
         spec, band, rows = self._spec, self._band, arena.bucket.rows
         take = partial(self._scratch.take, dtype=self.dtype)
         dense = torch.from_numpy(arena.dense)
-        source = (
-            dense
-            if self.dtype is torch.float32 or self.precision is Precision.INT8
-            else take("dense", rows, dense.shape[1])
-        )
+        # 8-bit chains quantise float32 features themselves.
+        source = take("dense", rows, dense.shape[1]) if self.precision is Precision.BF16 else dense
         over_in = take("over in", rows, spec.dim + band.width)
         bottom, dots = over_in[:, : spec.dim], over_in[:, spec.dim :]
         vectors = take("vectors", rows, spec.vectors, spec.dim)
         products = take("products", rows, spec.vectors, spec.vectors)
-        logits = self._scratch.take("logits", rows, 1)
-        dense_arch = self._pick(self._dense_arch.candidates(source, bottom), source, bottom)
+        padded_logits = self._scratch.take("logits", -(-rows // SIGMOID_STRIDE) * SIGMOID_STRIDE, 1)
+        logits = padded_logits[:rows]
+        dense_arch = self._pick(self._dense_arch, source, bottom)
         multiply = product_candidates(products)
-        product = self._pick(bound(multiply, vectors), vectors, band.window(products))
-        over_arch = self._pick(self._over_arch.candidates(over_in, logits), over_in, logits)
+        product = fastest(self._agreeing(bound(multiply, vectors), vectors, band.window(products)))
+        over_arch = self._pick(self._over_arch, over_in, logits)
         window, place = bits(band.window(products)), bits(band.destination(dots))
         run = partial(
             _forward,
@@ -88,12 +94,27 @@ class Pipeline:
             dict(multiply)[product.name],
             partial(np.copyto, place, window),
             over_arch.run,
-            partial(torch.sigmoid, logits.view(-1), out=scores),
+            padded_logits.sigmoid_,
+            partial(np.copyto, scores.numpy(), logits.numpy()[:, 0]),
         )
         return Candidate(f"{self.precision.value} {dense_arch.name}/{product.name}/{over_arch.name}", run)
 
-    def _pick(self, candidates: list[Candidate], source: Tensor, target: Tensor) -> Candidate:
-        return fastest(agreeing(candidates, source=source, target=target, tolerance=TOLERANCES[self.dtype]))
+    def _pick(self, chain: Chain, source: Tensor, target: Tensor) -> Candidate:
+        """The fastest kernel that may serve, or one call per row where all depend on a row's position."""
+        try:
+            return fastest(self._agreeing(chain.candidates(source, target), source, target))
+        except PositionDependent:
+            if not isinstance(chain, DenseChain) or self.dtype is not torch.float32:
+                raise
+            return chain.row_by_row(source, target)
+
+    def _agreeing(self, candidates: list[Candidate], source: Tensor, target: Tensor) -> list[Candidate]:
+        kept = agreeing(candidates, source=source, target=target, tolerance=TOLERANCES[self.dtype])
+        if not kept:
+            raise PositionDependent(
+                f"every {self.precision.value} kernel for {len(source)} rows depends on where a row lies"
+            )
+        return kept
 
 
 def _forward(
@@ -105,6 +126,7 @@ def _forward(
     gather: Callable[[], object],
     over_arch: Callable[[], object],
     sigmoid: Callable[[], object],
+    deliver: Callable[[], object],
 ) -> None:
     vectors = lookup()
     if cast is not None:
@@ -115,6 +137,7 @@ def _forward(
     gather()
     over_arch()
     sigmoid()
+    deliver()
 
 
 def bits(tensor: Tensor) -> NDArray[np.generic]:

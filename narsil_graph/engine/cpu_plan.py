@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import Arena
-from narsil_graph.engine.cpu_pipeline import Pipeline, is_uniform, table_bases
+from narsil_graph.engine.cpu_pipeline import Pipeline, PositionDependent, is_uniform, table_bases
 from narsil_graph.engine.launcher import Precision, Slot
-from narsil_graph.engine.pick import fastest
+from narsil_graph.engine.pick import Candidate, fastest
 from narsil_graph.engine.scratch import Scratch
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import SpecError
@@ -44,8 +44,19 @@ class CpuPlan:
         scores = torch.zeros(bucket.rows)
         rows = min(bucket.rows, bucket.ids // len(self._spec.sparse_features))
         arena.fill([(one_hot_request(self._spec, rows, np.random.default_rng(0)), 0, rows)])
-        program = fastest([pipeline.bind(arena, scores) for pipeline in self._pipelines])
+        program = fastest(self._bound(arena, scores))
         return Slot(arena=arena, program=program.run, scores=scores.numpy(), kernels=program.name)
+
+    def _bound(self, arena: Arena, scores: torch.Tensor) -> list[Candidate]:
+        """A program per allowed precision. float32 always has one; a lower one may not for this bucket."""
+        exact, *lower = self._pipelines
+        programs = [exact.bind(arena, scores)]
+        for pipeline in lower:
+            try:
+                programs.append(pipeline.bind(arena, scores))
+            except PositionDependent:
+                continue
+        return programs
 
     @torch.inference_mode()
     def launch(self, slot: Slot) -> None:

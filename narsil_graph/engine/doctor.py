@@ -104,7 +104,7 @@ class Doctor:
                 continue
             scores = self._score(bucket, request, 0, request.rows)[:rows]
             exact = exact_scores(self._model, _head(request, rows))
-            worst = max(worst, float(np.abs(scores - exact).max()))
+            worst = float(np.maximum(worst, np.abs(scores - exact).max()))  # unlike max(), keeps a NaN
         problem = f"scores are {worst:.1e} off float64, more than {self._tolerance:.0e}"
         return worst, None if worst <= self._tolerance else problem
 

@@ -13,7 +13,7 @@ Scores = NDArray[np.float32]
 
 @dataclass(slots=True)
 class Finished:
-    """A request whose every row has been scored: f4 [rows] of its own, not the slot's memory."""
+    """A request whose every row has been scored: f4 [rows], which may lie in the slot until its next launch."""
 
     admitted: Admitted
     scores: Scores
@@ -35,7 +35,7 @@ class Scatter:
             row += rows
             admitted = piece.admitted
             if rows == admitted.request.rows:
-                finished.append(Finished(admitted, part.copy()))
+                finished.append(Finished(admitted, part))
                 continue
             if id(admitted) not in self._joining:
                 self._joining[id(admitted)] = (np.empty(admitted.request.rows, np.float32), admitted.request.rows)

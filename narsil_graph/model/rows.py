@@ -41,5 +41,5 @@ def dequantise(rows: Rows, row_format: RowFormat) -> Values:
     head = np.ascontiguousarray(rows[:, :4]).view(np.float16).astype(np.float32)
     codes = rows[:, 4:]
     if row_format is RowFormat.INT4:
-        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(rows), -1)
+        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(rows), 2 * codes.shape[1])
     return codes.astype(np.float32) * head[:, :1] + head[:, 1:]

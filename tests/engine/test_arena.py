@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from narsil_graph.engine.arena import Arena, RowRange
 from narsil_transport.buckets import Bucket
-from narsil_transport.messages import InferRequest
+from narsil_transport.messages import Ids, InferRequest
 from tests.engine.tiny import bags_of, multi_hot, one_hot
 
 FEATURES, DENSE = 3, 2
@@ -37,7 +37,7 @@ def laid_bags(filled: Arena, *, lead: int) -> list[list[list[int]]]:
 
 
 def expected_bags(pieces: list[RowRange], *, rows: int, lead: int) -> list[list[list[int]]]:
-    real = [
+    real: list[list[list[int]]] = [
         [[]] * lead + [[value + int(base) for value in bag] for bag, base in zip(row, BASES, strict=True)]
         for request, begin, end in pieces
         for row in bags_of(request)[begin:end]
@@ -113,8 +113,9 @@ def requests(draw: st.DrawFn) -> InferRequest:
     rows = draw(st.integers(1, 4))
     dtype = draw(st.sampled_from([np.int32, np.int64]))
     if draw(st.booleans()):
-        ids = draw(st.lists(st.lists(st.integers(0, 99), min_size=3, max_size=3), min_size=rows, max_size=rows))
-        return one_hot(dense(rows), np.array(ids, dtype))
+        drawn = draw(st.lists(st.lists(st.integers(0, 99), min_size=3, max_size=3), min_size=rows, max_size=rows))
+        ids: Ids = np.array(drawn, np.int32) if dtype is np.int32 else np.array(drawn, np.int64)
+        return one_hot(dense(rows), ids)
     bag = st.lists(st.integers(0, 99), max_size=3)
     row = st.lists(bag, min_size=FEATURES, max_size=FEATURES)
     return multi_hot(dense(rows), draw(st.lists(row, min_size=rows, max_size=rows)), dtype)

@@ -1,5 +1,7 @@
 """Every kernel that a chain of dense layers may be given computes that chain."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from narsil_graph.engine.cpu_dense import DenseChain
 from narsil_graph.engine.cpu_int8 import Int8Chain, Quantise
 from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.pick import Candidate, agreeing
 from narsil_graph.engine.scratch import Scratch
 from tests.engine.tiny import linear
 
@@ -29,7 +32,7 @@ ROWS = pytest.mark.parametrize("rows", [1, 7, 64])
 
 def layers_of(widths: tuple[int, ...]) -> Layers:
     rng = np.random.default_rng(len(widths))
-    made = [linear(out, width, rng) for width, out in zip(widths, widths[1:], strict=False)]
+    made = [linear(out, width, rng) for width, out in pairwise(widths)]
     return tuple((torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)) for layer in made)
 
 
@@ -100,6 +103,32 @@ def test_one_chain_serves_buckets_of_several_sizes_over_one_scratch() -> None:
             assert error(target, exact_inputs(layers, source, relu_last=True)[-1]) <= TOLERANCES[F32]
 
 
+@CHAINS
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 100])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.usefixtures("two_threads")
+def test_candidates_that_may_serve_give_a_row_the_same_bits_anywhere(
+    widths: tuple[int, ...], rows: int, dtype: torch.dtype
+) -> None:
+    source, target = buffers(widths, rows, dtype)
+    chain = DenseChain(layers_of(widths), Scratch(), relu_last=widths[-1] > 1, dtype=dtype)
+    tolerance = TOLERANCES[dtype]
+    with torch.inference_mode():
+        for candidate in agreeing(chain.candidates(source, target), source=source, target=target, tolerance=tolerance):
+            assert_blind_to_position(candidate, source, target)
+
+
+def assert_blind_to_position(candidate: Candidate, source: Tensor, target: Tensor) -> None:
+    """A row moved elsewhere takes its bits along."""
+    rows = source.uniform_(-1, 1, generator=torch.Generator().manual_seed(1)).clone()
+    candidate.run()
+    found = target.clone()
+    for shift in range(1, len(rows), max(len(rows) // 10, 1)):
+        source.copy_(rows.roll(shift, 0))
+        candidate.run()
+        assert torch.equal(target, found.roll(shift, 0)), candidate.name
+
+
 def names(rows: int) -> list[str]:
     chain = DenseChain(layers_of((64, 8)), Scratch(), relu_last=True, dtype=F32)
     return [found.name for found in chain.candidates(*buffers((64, 8), rows, F32))]
@@ -129,6 +158,19 @@ def test_last_layer_without_relu_keeps_negative_values() -> None:
 
 
 @CHAINS
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 100])
+def test_int8_chain_gives_a_row_the_same_bits_anywhere(widths: tuple[int, ...], rows: int) -> None:
+    source, target = buffers(widths, rows, F32)
+    layers = layers_of(widths)
+    chain = Int8Chain(
+        layers, [(-1.0, 1.0)] * len(layers), Scratch(), relu_last=widths[-1] > 1, float_first=len(layers) > 1
+    )
+    with torch.inference_mode():
+        for candidate in chain.candidates(source, target):
+            assert_blind_to_position(candidate, source, target)
+
+
+@CHAINS
 @ROWS
 @pytest.mark.parametrize("float_first", [False, True])
 def test_int8_chain_agrees_with_float64_within_its_steps(widths: tuple[int, ...], rows: int, float_first: bool) -> None:
@@ -150,3 +192,18 @@ def test_int8_chain_agrees_with_float64_within_its_steps(widths: tuple[int, ...]
 def test_quantise_rounds_to_the_nearest_code_and_saturates() -> None:
     codes = Quantise(Scratch(), 1, 6, 0.5, 10)(torch.tensor([[0.0, 0.2, 0.3, -5.0, -900.0, 900.0]]))
     assert codes.tolist() == [[10, 10, 11, 0, 0, 255]]
+
+
+def test_quantise_reads_bfloat16_without_losing_more_of_it() -> None:
+    values = torch.linspace(0.0, 5.0, 640).view(10, 64).to(BF16)
+    quantise = Quantise(Scratch(), 10, 64, 5.0 / 255, 0)
+    assert torch.equal(quantise(values).clone(), quantise(values.float()))
+
+
+@pytest.mark.parametrize("width", [8, 10, 13])
+def test_quantise_gives_equal_values_equal_codes_anywhere(width: int) -> None:
+    scale = 0.013
+    # Halfway between two codes, where one rounding more or less decides.
+    column = (torch.arange(255)[:, None] + 0.5) * scale
+    codes = Quantise(Scratch(), 255, width, scale, 0)(column.expand(255, width).contiguous())
+    assert torch.equal(codes, codes[:, :1].expand(255, width))

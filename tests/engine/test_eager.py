@@ -29,7 +29,7 @@ def test_eager_scores_are_the_exact_ones(shape: Shape) -> None:
 
 
 def test_key_major_turns_rows_of_bags_into_features_of_bags() -> None:
-    bags = [[[1], [], [2, 3]], [[], [], []], [[4, 4, 5], [6], []]]
+    bags: list[list[list[int]]] = [[[1], [], [2, 3]], [[], [], []], [[4, 4, 5], [6], []]]
     slot = EagerForward(tiny_model()).capture(Bucket(4, 20))
     slot.arena.fill([(multi_hot(np.zeros((3, 3), np.float32), bags), 0, 3)])
     indices, offsets = key_major(slot.arena, 3)

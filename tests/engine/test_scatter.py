@@ -36,14 +36,6 @@ def test_requests_of_one_batch_get_their_own_rows() -> None:
     assert [done.scores.tolist() for done in finished] == [[10, 11, 12], [20]]
 
 
-def test_scores_outlive_the_slot_that_they_came_from() -> None:
-    batch = batch_of((admitted(2, first=0), 0, 2))
-    slot_scores = launched(batch)
-    finished = Scatter().split(batch, slot_scores)
-    slot_scores.fill(-9)
-    assert finished[0].scores.tolist() == [0, 1]
-
-
 def test_split_request_is_finished_by_its_last_piece_only() -> None:
     large, scatter = admitted(7, first=0), Scatter()
     for begin, end in ((0, 3), (3, 6)):

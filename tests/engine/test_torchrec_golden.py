@@ -1,4 +1,4 @@
-"""A real TorchRec archive, imported, scores what TorchRec itself scored, to the last bit where the kernels are the same."""
+"""A real TorchRec archive, imported, scores what TorchRec itself scored, to the last bit where kernels are the same."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Small models of every shape, made from a seed, and the plain loops that the tests measure the code against."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -109,7 +110,7 @@ def one_hot(dense: NDArray[np.float32], ids: Ids) -> InferRequest:
 def multi_hot(dense: NDArray[np.float32], bags: list[list[list[int]]], dtype: type = np.int32) -> InferRequest:
     """Row r's bag of feature t is ``bags[r][t]``."""
     lengths = np.array([[len(bag) for bag in row] for row in bags], np.int32)
-    values = np.array([value for row in bags for bag in row for value in bag], dtype)
+    values: Ids = np.array([value for row in bags for bag in row for value in bag], dtype)
     return InferRequest(0, "", None, None, dense, None, lengths, values)
 
 
@@ -118,5 +119,5 @@ def bags_of(request: InferRequest) -> list[list[list[int]]]:
     if request.ids is not None:
         return [[[int(value)] for value in row] for row in request.ids]
     assert request.lengths is not None and request.values is not None
-    values = iter(request.values.tolist())
+    values: Iterator[int] = iter(request.values.tolist())
     return [[[next(values) for _ in range(length)] for length in row] for row in request.lengths.tolist()]

@@ -33,8 +33,9 @@ class Peer:
     """A client connection, and the numbers of the requests it has sent."""
 
     def __init__(self, endpoint: str, *, context: zmq.SyncContext | None = None) -> None:
-        self._own_context = None if context else zmq.Context()
-        self.socket = (context or self._own_context or zmq.Context()).socket(zmq.DEALER)
+        self._shared = context is not None
+        self._context = context or zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
         self.socket.rcvtimeo = REPLY_TIMEOUT_MS
         self.socket.sndtimeo = REPLY_TIMEOUT_MS
         self.socket.linger = 0
@@ -47,10 +48,10 @@ class Peer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self, *, linger_ms: int = 0) -> None:
-        self.socket.close(linger=linger_ms)
-        if self._own_context is not None:
-            self._own_context.term()
+    def close(self) -> None:
+        self.socket.close()
+        if not self._shared:
+            self._context.term()
 
     def send(self, request: InferRequest) -> int:
         """Send it under a number of its own, which is returned."""

@@ -34,7 +34,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut in the header": (lambda: DEMO.read_bytes()[:1000], "is not a safetensors file or is truncated"),
     "cut by a byte": (lambda: DEMO.read_bytes()[:-1], "is not a safetensors file or is truncated"),
     "a byte too long": (lambda: DEMO.read_bytes() + b"\0", "is not a safetensors file or is truncated"),
-    "a flipped bit in the weights": (lambda: flipped(-1), "does not have the SHA-256"),
+    "a flipped bit in the weights": (lambda: flipped(-1), "do not have the SHA-256"),
     "another program's": (
         lambda: save({"weight": np.zeros(3, np.float32)}, {"format": "pt"}),
         "is a safetensors file but not a narsil-graph model",
@@ -58,7 +58,7 @@ def test_bad_model_file_is_one_sentence_that_names_it(tmp_path: Path, case: str)
     ended = narsil("inspect", path)
     assert ended.returncode == 1
     assert str(path) in only_sentence(ended)
-    assert words in only_sentence(ended).replace("do not have", "does not have")
+    assert words in only_sentence(ended)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["doctor"], ["predict", "--input", "x.npz", "-o", "y.npz"]])

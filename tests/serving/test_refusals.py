@@ -78,9 +78,10 @@ MALFORMED: dict[str, tuple[Callable[[Model], list[bytes]], Status, int]] = {
 def with_id(model: Model, row: int, feature: int, value: int, dtype: type = np.int32) -> InferRequest:
     request = one_hot(model, 3)
     assert request.ids is not None
-    ids = request.ids.astype(dtype)
-    ids[row, feature] = value
-    return replace(request, ids=ids)
+    request = replace(request, ids=request.ids.astype(dtype))
+    assert request.ids is not None
+    request.ids[row, feature] = value
+    return request
 
 
 def with_dense(model: Model, row: int, column: int, value: float) -> InferRequest:
@@ -89,10 +90,10 @@ def with_dense(model: Model, row: int, column: int, value: float) -> InferReques
     return request
 
 
-def with_lengths(model: Model, change: Callable[[np.ndarray], object]) -> InferRequest:
+def with_lengths(model: Model, rows: slice, length: int) -> InferRequest:
     request = multi_hot(model, 4)
     assert request.lengths is not None
-    change(request.lengths)
+    request.lengths[rows] = length
     return request
 
 
@@ -109,10 +110,6 @@ def too_wide(model: Model) -> InferRequest:
     lengths = np.zeros((1, 26), np.int32)
     lengths[0, 0] = 64 * 4 * 26 + 1
     return replace(multi_hot(model, 1), lengths=lengths, values=np.zeros(lengths.sum(), np.int32))
-
-
-def set_first(lengths: np.ndarray, value: int) -> None:
-    lengths[0, 0] = value
 
 
 WRONG: dict[str, tuple[Callable[[Model], InferRequest], Status, str]] = {
@@ -145,14 +142,11 @@ WRONG: dict[str, tuple[Callable[[Model], InferRequest], Status, str]] = {
         Status.OUT_OF_RANGE,
         "feature 'genre_Western', row 1: id -5 is not in [0, 2)",
     ),
-    "lengths above the values": (
-        lambda m: with_lengths(m, lambda at: set_first(at, at[0, 0] + 1)),
-        Status.INVALID,
-        "lengths add up to",
-    ),
-    "a negative length": (lambda m: with_lengths(m, lambda at: set_first(at, -1)), Status.INVALID, "at least 0"),
+    "lengths above the values": (lambda m: with_lengths(m, slice(1), 50), Status.INVALID, "lengths add up to"),
+    "lengths below the values": (lambda m: with_lengths(m, slice(4), 0), Status.INVALID, "lengths add up to 0, "),
+    "a negative length": (lambda m: with_lengths(m, slice(1), -1), Status.INVALID, "lengths want to be at least 0"),
     "lengths beyond int32 in sum": (
-        lambda m: with_lengths(m, lambda at: at.fill(2**31 - 1)),
+        lambda m: with_lengths(m, slice(4), 2**31 - 1),
         Status.INVALID,
         "lengths add up to 223338299288",
     ),
