@@ -52,6 +52,13 @@ class ServeConfig:
     ready_file: Path | None
     dry_run: bool
 
+    def __post_init__(self) -> None:
+        if self.request_rows_max > self.queue_rows_max:
+            raise UsageFailure(
+                f"--request-rows-max {self.request_rows_max} exceeds --queue-rows-max {self.queue_rows_max}: "
+                "such a request would always be refused"
+            )
+
 
 def build_engine(
     model: Model, *, engine: str, precision: Precision, bucket_rows: tuple[int, ...], ids_per_row: int | None
@@ -59,8 +66,10 @@ def build_engine(
     """An engine with every bucket captured. ``ids_per_row`` ids a row is a bucket's room for multi-hot features."""
     fbgemm.load_library()
     features = len(model.spec.sparse_features)
+    if ids_per_row is not None and ids_per_row < features:
+        raise UsageFailure(f"--ids-per-row {ids_per_row} has no room for one id in each of {features} features")
     # Host memory is cheap and a lookup costs what it reads, not what it could hold.
-    ladder = BucketLadder.from_rows(bucket_rows, ids_per_row=max(ids_per_row or 4 * features, features))
+    ladder = BucketLadder.from_rows(bucket_rows, ids_per_row=ids_per_row or 4 * features)
     launcher: Launcher = EagerForward(model) if engine == "eager" else CpuPlan(model, precision)
     built = Engine(launcher, ladder)
     built.capture(_tell)

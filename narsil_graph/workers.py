@@ -17,6 +17,8 @@ from narsil_graph.ready_file import tell_ready
 RESTARTS_MAX = 5
 RESTART_WINDOW_S = 60.0
 POLL_S = 0.05
+# From Linux's prctl.h: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
 
 
 def worker_endpoint(bind: str, index: int) -> str:
@@ -86,8 +88,12 @@ class Supervisor:
     def _start(self, index: int, mark: Path) -> subprocess.Popen[bytes]:
         cpu = self._cpus[index % len(self._cpus)]
         own = ["--workers", "1", "--bind", self._endpoints[index], "--ready-file", str(mark)]
-        # The child pins itself before its libraries size their thread pools.
-        code = f"import os; os.sched_setaffinity(0, {{{cpu}}}); from narsil_graph.__main__ import main; main()"
+        # The child pins itself before its libraries size their thread pools, and asks the kernel to end it with us.
+        code = (
+            f"import ctypes, os; os.sched_setaffinity(0, {{{cpu}}}); "
+            f"ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGTERM)}); "
+            "from narsil_graph.__main__ import main; main()"
+        )
         return subprocess.Popen([sys.executable, "-c", code, "serve", *self._arguments, *own], start_new_session=True)
 
     def _pass_on(self) -> None:

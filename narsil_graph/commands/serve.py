@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from narsil_graph.commands import BUCKETS, DEMO_MODEL, MODEL_PATH, PRECISIONS
+from narsil_graph.commands import BUCKET_ROWS_MAX, BUCKETS, DEMO_MODEL, MODEL_PATH, PRECISIONS
 
 POSITIVE = click.IntRange(min=1)
 
@@ -41,7 +41,10 @@ def _bucket_rows(context: click.Context, option: click.Parameter, text: str) -> 
     from narsil_transport.buckets import parse_rows
 
     try:
-        return parse_rows(text)
+        rows = parse_rows(text)
+        if rows[-1] > BUCKET_ROWS_MAX:
+            raise ValueError(f"want buckets of at most {BUCKET_ROWS_MAX} rows, got {rows[-1]}")
+        return rows
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -127,6 +127,7 @@ def _map_file(path: Path) -> tuple[dict[str, object], dict[str, NDArray[np.gener
     """Header and zero-copy tensors. safetensors checks the layout first; it would copy the tensors, so we map them."""
     from safetensors import SafetensorError, safe_open
 
+    path.stat()  # a missing file is an OSError with the system's words
     try:
         with safe_open(path, framework="numpy"):
             pass

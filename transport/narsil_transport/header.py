@@ -38,7 +38,7 @@ def unpack_request_fields(header: bytes | memoryview) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(header[PRELUDE_BYTES:], max_array_len=REQUEST_ARRAY_LENGTH_MAX)
     except ValueError as error:
-        raise WireError(f"the header is not msgpack: {error}") from None
+        raise WireError(f"the header is not msgpack: {str(error) or type(error).__name__}") from None
     return _string_map(fields)
 
 
@@ -49,7 +49,7 @@ def unpack_reply_fields(header: bytes | memoryview) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(header[PRELUDE_BYTES:])
     except ValueError as error:
-        raise WireError(f"the header is not msgpack: {error}") from None
+        raise WireError(f"the header is not msgpack: {str(error) or type(error).__name__}") from None
     return _string_map(fields)
 
 
