@@ -17,14 +17,14 @@ BUCKET_ROWS_MAX = 512
 def score(model: Model, request: InferRequest, *, engine: str, precision: Precision) -> NDArray[np.float32]:
     """Scores f4 [n] of ``request``; a Failure if a server would refuse it."""
     entered = admitted(model.spec, request)
-    ids_per_row = -(-entered.ids // max(entered.rows, 1))
-    longest = int(np.diff(entered.row_offsets).max()) if entered.row_offsets is not None else ids_per_row
+    features = len(model.spec.sparse_features)
+    longest = features if entered.row_offsets is None else int(np.diff(entered.row_offsets).max())
     built = build_engine(
         model,
         engine=engine,
         precision=precision,
         bucket_rows=(min(entered.rows, BUCKET_ROWS_MAX),),
-        ids_per_row=longest,
+        ids_per_row=max(longest, features),
     )
     batcher, scatter = Batcher(ladder=built.ladder, mode=Mode.BATCH, queue_rows_max=entered.rows), Scatter()
     batcher.add(entered)
