@@ -13,10 +13,9 @@ from narsil_graph.commands import BUCKETS, DEMO_MODEL, MODEL_PATH, PRECISIONS
 @click.argument("model", type=MODEL_PATH, default=DEMO_MODEL)
 @click.option("--buckets", default=BUCKETS, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="f32", show_default=True)
-@click.option("--engine", type=click.Choice(["plan", "eager"]), default="plan", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
-def doctor(model: Path, buckets: str, precision: str, engine: str, threads: int, as_json: bool) -> None:
+def doctor(model: Path, buckets: str, precision: str, threads: int, as_json: bool) -> None:
     """Check every bucket against float64, poisoned padding, neighbours and repeats; exit 1 when any check fails."""
     from narsil_graph import threads as thread_settings
 
@@ -34,10 +33,10 @@ def doctor(model: Path, buckets: str, precision: str, engine: str, threads: int,
     except ValueError as error:
         raise UsageFailure(f"--buckets: {error}") from None
     loaded, chosen = load_model(model), Precision(precision)
-    built = build_engine(loaded, engine=engine, precision=chosen, bucket_rows=bucket_rows, ids_per_row=None)
+    built = build_engine(loaded, engine="plan", precision=chosen, bucket_rows=bucket_rows, ids_per_row=None)
     reports = []
     if not as_json:
-        click.echo(f"{loaded.spec.name} version {loaded.version}, {engine} {precision}, {threads} threads")
+        click.echo(f"{loaded.spec.name} version {loaded.version}, {precision}, {threads} threads")
         click.echo("  rows   replay p50      p99    eager  ratio    error   MiB  kernels")
     for report in Doctor(loaded, built, chosen).reports():
         reports.append(report)

@@ -63,6 +63,7 @@ def agreeing(candidates: Sequence[Candidate], *, source: Tensor, target: Tensor,
     kept: list[Candidate] = []
     for candidate in candidates:
         source.copy_(rows)
+        target.fill_(float("nan"))  # what a candidate fails to write must not pass
         candidate.run()
         error = float((target.double() - reference).abs().max()) / scale
         if error <= tolerance and _blind_to_position(candidate, generator, source, target):
