@@ -139,7 +139,7 @@ def serve(config: ServeConfig) -> None:
         # Inline mode answers each request before it looks at the next.
         receive_max=1 if config.mode is Mode.INLINE else 1024,
     )
-    # What start-up made (some 200,000 objects of torch's) is no garbage: a collection must not walk it between requests.
+    # What start-up made (200,000 objects of torch) is no garbage: a collection must not walk it between requests.
     gc.collect()
     gc.freeze()
     batcher = Batcher(ladder=engine.ladder, mode=config.mode, queue_rows_max=config.queue_rows_max)
