@@ -1,7 +1,6 @@
 """An imported model scores what the archive's own forward would: checked on archives written here, and on a real one
-(NARSIL_TORCHREC_ARCHIVE=x.pt with x.golden.npz beside it) where there is one."""
+(with its golden scores beside it) where there is one."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +22,8 @@ from tests.model.torchrec_archives import Draft, Module, Shape, draft
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Layers = Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]
-REAL = Path(os.environ.get("NARSIL_TORCHREC_ARCHIVE", "no-archive-given"))
-needs_real_archive = pytest.mark.skipif(not REAL.exists(), reason="NARSIL_TORCHREC_ARCHIVE names no archive")
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "torchrec_int8.pt"
+needs_real_archive = pytest.mark.skipif(not REAL.exists(), reason="no real archive lies beside this checkout")
 BATCH = 9
 SHAPES = {
     "sharded": Shape(),
