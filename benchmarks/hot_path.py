@@ -19,10 +19,11 @@ from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import Slot
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.engine.synthetic import one_hot_request
+from narsil_graph.limits import limits_of
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
 from narsil_graph.server import Server, stage_times
-from narsil_graph.serving import frame_bytes_max, limits_of
+from narsil_graph.serving import frame_bytes_max
 from narsil_transport.admission import Admitted, admit
 from narsil_transport.batcher import Batch, Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder, parse_rows
@@ -83,7 +84,7 @@ def measured(model: Model, rows: int, *, rounds: int) -> dict[str, object]:
     ladder = BucketLadder.from_rows(parse_rows(BUCKETS), ids_per_row=4 * len(model.spec.sparse_features))
     engine = Engine(NoLaunch(model.spec), ladder)
     engine.capture(lambda bucket, slot, seconds: None)
-    limits = limits_of(model.spec, ladder=ladder, rows_max=4096, allow_nonfinite=False)
+    limits = limits_of(model.spec, rows_max=4096, ids_per_row_max=ladder.ids_max)
     batcher = Batcher(ladder=ladder, mode=Mode.BATCH, queue_rows_max=65536)
     rng = np.random.default_rng(machine.SEED)
     frames = [encode_request(one_hot_request(model.spec, rows, rng)) for _ in range(DEPTH)]

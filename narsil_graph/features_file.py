@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narsil_graph.errors import Failure
+from narsil_graph.limits import limits_of
 from narsil_graph.model.spec import ModelSpec
-from narsil_transport.admission import Admitted, ModelLimits, admit
+from narsil_transport.admission import Admitted, admit
 from narsil_transport.wire import InferRequest
 
 NAMES = ("dense", "ids", "lengths", "values")
-# In-process scoring has no queue to protect; this only bounds what one mistake can allocate.
+# In-process scoring has no queue to protect; these only bound what one mistake can allocate.
 ROWS_MAX = 1 << 20
+IDS_PER_ROW_MAX = 1 << 20
 
 
 def read_features(path: Path) -> InferRequest:
@@ -66,14 +68,7 @@ def admitted_request(spec: ModelSpec, request: InferRequest) -> InferRequest:
 def admitted(spec: ModelSpec, request: InferRequest) -> Admitted:
     if request.rows > ROWS_MAX:
         raise Failure(f"the file has {request.rows} rows, at most {ROWS_MAX} are scored at once")
-    limits = ModelLimits(
-        name=spec.name,
-        dense_width=len(spec.dense_features),
-        table_rows=np.array([table.rows for table in spec.feature_tables], np.int64),
-        feature_names=tuple(feature.name for feature in spec.sparse_features),
-        rows_max=max(request.rows, 1),
-        ids_per_row_max=ROWS_MAX,
-    )
+    limits = limits_of(spec, rows_max=max(request.rows, 1), ids_per_row_max=IDS_PER_ROW_MAX)
     outcome = admit(request, limits=limits, now_ns=0, route=None)
     if not isinstance(outcome, Admitted):
         raise Failure(f"{outcome.status.name}: {outcome.detail}")

@@ -17,7 +17,7 @@ from narsil_graph.engine.exact import exact_scores
 from narsil_graph.engine.launcher import Launcher, Precision, Slot
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.errors import Failure, UsageFailure
-from narsil_graph.model.spec import ModelSpec
+from narsil_graph.limits import limits_of
 from narsil_graph.model.weights import Model, load_model
 from narsil_graph.ready_file import tell_ready
 from narsil_graph.server import Server, StopSignals
@@ -97,18 +97,6 @@ def self_check(model: Model, engine: Engine, precision: Precision) -> float:
     return worst
 
 
-def limits_of(spec: ModelSpec, *, ladder: BucketLadder, rows_max: int, allow_nonfinite: bool) -> ModelLimits:
-    return ModelLimits(
-        name=spec.name,
-        dense_width=len(spec.dense_features),
-        table_rows=np.array([table.rows for table in spec.feature_tables], np.int64),
-        feature_names=tuple(feature.name for feature in spec.sparse_features),
-        rows_max=rows_max,
-        ids_per_row_max=ladder.ids_max,
-        allow_nonfinite=allow_nonfinite,
-    )
-
-
 def frame_bytes_max(limits: ModelLimits, ladder: BucketLadder) -> int:
     """The largest legal frame: dense rows, or 8-byte ids at as many a row as the buckets have room for."""
     ids_per_row = ladder.ids_max // ladder.rows_max
@@ -129,8 +117,8 @@ def serve(config: ServeConfig) -> None:
     error = self_check(model, engine, config.precision)
     limits = limits_of(
         model.spec,
-        ladder=engine.ladder,
         rows_max=config.request_rows_max,
+        ids_per_row_max=engine.ladder.ids_max,
         allow_nonfinite=config.allow_nonfinite,
     )
     router = Router(

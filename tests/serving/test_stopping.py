@@ -10,9 +10,10 @@ import zmq
 from narsil_graph.engine.arena import RowRange
 from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import Precision
+from narsil_graph.limits import limits_of
 from narsil_graph.model.weights import Model
 from narsil_graph.server import Server, StopSignals
-from narsil_graph.serving import build_engine, limits_of
+from narsil_graph.serving import build_engine
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket
 from narsil_transport.router import Router
@@ -103,7 +104,7 @@ def local(model: Model, fbgemm_library: None) -> Iterator[Local]:
         Router(bind="inproc://server", frames_bytes_max=1 << 20, receive_max=8, context=context) as router,
         Peer("inproc://server", context=context) as peer,
     ):
-        limits = limits_of(model.spec, ladder=engine.ladder, rows_max=64, allow_nonfinite=False)
+        limits = limits_of(model.spec, rows_max=64, ids_per_row_max=engine.ladder.ids_max)
         batcher = Batcher(ladder=engine.ladder, mode=Mode.WORKER, queue_rows_max=1 << 16)
         yield Local(Server(router=router, engine=engine, batcher=batcher, limits=limits, model=model), peer, engine)
 
