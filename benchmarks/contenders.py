@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_int8 import Int8Unavailable
 from narsil_graph.engine.cpu_plan import CpuPlan
 from narsil_graph.engine.eager import EagerForward, key_major, table_batched_lookup
-from narsil_graph.engine.launcher import Precision, Slot
+from narsil_graph.engine.launcher import Launcher, Precision, Slot
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import SpecError
 from narsil_graph.model.weights import Model
@@ -39,13 +38,7 @@ DenseForward = Callable[[Tensor, Tensor], NDArray[np.float32]]
 Rounds = dict[str, list[float]]
 
 
-class Contender(Protocol):
-    def capture(self, bucket: Bucket) -> Slot: ...
-
-    def launch(self, slot: Slot) -> None: ...
-
-
-class PeerForward:
+class PeerForward(Launcher):
     """A peer's dense part, from a filled arena by the eager forward's own reorder and FBGEMM lookup."""
 
     def __init__(self, model: Model, forward: DenseForward) -> None:
@@ -60,10 +53,6 @@ class PeerForward:
         scores = np.zeros(bucket.rows, np.float32)
         return Slot(arena=arena, program=partial(self._score, arena, scores), scores=scores, kernels="peer")
 
-    @torch.inference_mode()
-    def launch(self, slot: Slot) -> None:
-        slot.program()
-
     def _score(self, arena: Arena, scores: NDArray[np.float32]) -> None:
         pooled = self._lookup(*key_major(arena, self._features))
         scores[: arena.rows] = self._forward(torch.from_numpy(arena.dense[: arena.rows]), pooled)
@@ -74,7 +63,7 @@ class Contest:
 
     def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
         self._spec = model.spec
-        self._launchers: dict[str, Contender] = {}
+        self._launchers: dict[str, Launcher] = {}
         for name in names:
             try:
                 self._launchers[name] = _contender(model, name, threads)
@@ -111,14 +100,14 @@ class Contest:
                 raise ValueError(f"{name} does not compute what {first} computes")
 
 
-def _call_ns(launcher: Contender, slot: Slot, request: InferRequest) -> int:
+def _call_ns(launcher: Launcher, slot: Slot, request: InferRequest) -> int:
     slot.arena.fill([(request, 0, request.rows)])
     begin = time.perf_counter_ns()
     launcher.launch(slot)
     return time.perf_counter_ns() - begin
 
 
-def _contender(model: Model, name: str, threads: int) -> Contender:
+def _contender(model: Model, name: str, threads: int) -> Launcher:
     if name == "eager":
         return EagerForward(model)
     if name == "torchscript":

@@ -9,14 +9,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import machine
 from narsil_client.dealer import Dealer, connect
+from narsil_graph.commands import BUCKETS
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_pipeline import table_bases
 from narsil_graph.engine.engine import Engine, Launched
-from narsil_graph.engine.launcher import Slot
+from narsil_graph.engine.launcher import Launcher, Slot
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.limits import limits_of
@@ -31,13 +31,12 @@ from narsil_transport.router import Router
 from narsil_transport.wire import InferRequest, decode_request, encode_request, encode_scores
 
 DEPTH = 64
-BUCKETS = "1,2,4,8,16,32,64,100,128,192,256,384,512"
 # Until all that was sent lies in the receiving socket's queue.
 ARRIVAL_S = 0.03
 STAGES = ("receive", "decode", "admit", "add + take", "fill", "scatter + encode", "send")
 
 
-class NoLaunch:
+class NoLaunch(Launcher):
     """Takes the plan's place: the same arenas, and a launch that computes nothing."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -47,15 +46,6 @@ class NoLaunch:
         width, bases = len(self._spec.dense_features), table_bases(self._spec)
         arena = Arena(bucket, dense_width=width, id_bases=bases, lead=1)
         return Slot(arena=arena, program=lambda: None, scores=np.zeros(bucket.rows, np.float32), kernels="none")
-
-    def launch(self, slot: Slot) -> None:
-        slot.program()
-
-    def ready(self, slot: Slot) -> bool:
-        return True
-
-    def scores(self, slot: Slot) -> NDArray[np.float32]:
-        return slot.scores
 
 
 @dataclass(slots=True)

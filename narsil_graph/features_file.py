@@ -60,12 +60,8 @@ def _array(path: Path, name: str, array: NDArray[np.generic], dtype: np.dtype[np
     return cast
 
 
-def admitted_request(spec: ModelSpec, request: InferRequest) -> InferRequest:
-    """``request`` if a server of this model would admit it, else a Failure with the refusal's words."""
-    return admitted(spec, request).request
-
-
 def admitted(spec: ModelSpec, request: InferRequest) -> Admitted:
+    """``request`` as a server of this model would admit it, else a Failure with the refusal's words."""
     if request.rows > ROWS_MAX:
         raise Failure(f"the file has {request.rows} rows, at most {ROWS_MAX} are scored at once")
     limits = limits_of(spec, rows_max=max(request.rows, 1), ids_per_row_max=IDS_PER_ROW_MAX)

@@ -54,9 +54,10 @@ class Server:
         """Take what has arrived, then launch one batch and answer it."""
         for message in self.router.receive(0 if self.batcher.pending_requests else wait_ms):
             self.accept(message)
-        for late in self.batcher.expired(time.monotonic_ns()):
+        now_ns = time.monotonic_ns()
+        for late in self.batcher.expired(now_ns):
             self.refuse(late.route, late.request.request_id, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
-        batch = self.batcher.take(time.monotonic_ns())
+        batch = self.batcher.take(now_ns)
         if batch is not None:
             self.answer(batch)
 

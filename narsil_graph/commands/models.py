@@ -40,11 +40,11 @@ def make_model(preset: str, seed: int, output: Path) -> None:
 def calibrate(model: Path, sample: Path, output: Path) -> None:
     """Record the activation ranges that int8 dense layers need, seen on a sample of real rows."""
     from narsil_graph.engine.calibrate import calibrated
-    from narsil_graph.features_file import admitted_request, read_features
+    from narsil_graph.features_file import admitted, read_features
     from narsil_graph.model.weights import load_model
 
     loaded = load_model(model)
-    _save(calibrated(loaded, [admitted_request(loaded.spec, read_features(sample))]), output)
+    _save(calibrated(loaded, [admitted(loaded.spec, read_features(sample)).request]), output)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from narsil_graph.engine.scratch import Scratch
 BLAS_SMALL_MULTIPLIES = 1_000_000
 BLAS_BLOCK_WIDTHS = (512, 256, 128, 64, 48, 32)
 Step = Callable[[Tensor], Tensor]
+Floats = NDArray[np.float32]
 
 
 class DenseChain:
@@ -63,8 +64,10 @@ class DenseChain:
             found.append(Candidate("onednn", self._chain(source, target, fused)))
         return found
 
-    def row_by_row(self, source: Tensor, target: Tensor) -> Candidate:
+    def last_resort(self, source: Tensor, target: Tensor) -> Candidate | None:
         """One call per row and layer: slow, but blind to where a row lies whatever the kernels are. float32 only."""
+        if self._dtype is not torch.float32:
+            return None
         inner = [self._scratch.take(f"row {n}", 1, weight.shape[1]) for n, weight in enumerate(self._transposed[:-1])]
         rows = [self._mkl([source[row : row + 1], *inner, target[row : row + 1]]) for row in range(len(source))]
         return Candidate("row by row", in_turn(rows))
@@ -96,13 +99,8 @@ class DenseChain:
             width = next((w for w in BLAS_BLOCK_WIDTHS if w * multiplies_per_column <= BLAS_SMALL_MULTIPLIES), None)
             if width is None:
                 return None
-            x_array, weight_array, out_array = x.numpy(), weight.numpy(), out.numpy()
-            if weight.shape[1] == 1:
-                calls.append(partial(np.vecdot, x_array, weight_array[:, 0], out=out_array[:, 0]))
-                width = 0
-            for begin in range(0, weight.shape[1], width) if width else ():
-                block = slice(begin, begin + width)
-                calls.append(partial(np.matmul, x_array, weight_array[:, block], out=out_array[:, block]))
+            out_array = out.numpy()
+            calls += _column_blocks(x.numpy(), weight.numpy(), out_array, width)
             if number < last:
                 calls.append(partial(np.maximum, out_array, -bias, out=out_array))
             else:
@@ -111,8 +109,8 @@ class DenseChain:
                     calls.append(partial(np.maximum, out_array, np.float32(0), out=out_array))
         return in_turn(calls)
 
-    def _carry_biases(self) -> list[NDArray[np.float32]]:
-        carried: list[NDArray[np.float32]] = []
+    def _carry_biases(self) -> list[Floats]:
+        carried: list[Floats] = []
         for weight, bias in zip(self._transposed, self._all_biases, strict=True):
             through = carried[-1].astype(np.float64) @ weight.numpy() if carried else 0.0
             carried.append((bias.numpy() + through).astype(np.float32))
@@ -146,6 +144,15 @@ class DenseChain:
             return partial(run_into, steps, source, target)
         weight, bias = self._head
         return partial(run_and_project, steps, source, target, weight.t().contiguous(), bias)
+
+
+def _column_blocks(x: Floats, weight: Floats, out: Floats, width: int) -> list[Call]:
+    """x @ ``weight`` into ``out``, ``width`` columns a call; a single column as in ``project``."""
+    columns = weight.shape[1]
+    if columns == 1:
+        return [partial(np.vecdot, x, weight[:, 0], out=out[:, 0])]
+    blocks = [slice(begin, begin + width) for begin in range(0, columns, width)]
+    return [partial(np.matmul, x, weight[:, block], out=out[:, block]) for block in blocks]
 
 
 def _linear(weight: Tensor, bias: Tensor, relu: bool, x: Tensor) -> Tensor:

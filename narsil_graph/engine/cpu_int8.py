@@ -55,6 +55,10 @@ class Int8Chain:
             raise Int8Unavailable(f"8-bit dense layers do not run here: {str(error).splitlines()[0]}") from None
         return [Candidate("onednn", run)]
 
+    def last_resort(self, source: Tensor, target: Tensor) -> Candidate | None:
+        """None: a bucket whose only 8-bit kernel depends on a row's place is left to float32."""
+        return None
+
     def _steps(self, rows: int) -> list[Step]:
         steps: list[Step] = []
         width = self._layers[0][0].shape[1] if self._layers else 0

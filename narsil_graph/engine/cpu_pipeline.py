@@ -37,6 +37,7 @@ class PositionDependent(Failure):
 
 class Chain(Protocol):
     def candidates(self, source: Tensor, target: Tensor) -> list[Candidate]: ...
+    def last_resort(self, source: Tensor, target: Tensor) -> Candidate | None: ...
 
 
 class Pipeline:
@@ -82,7 +83,10 @@ class Pipeline:
         logits = padded_logits[:rows]
         dense_arch = self._pick(self._dense_arch, source, bottom)
         multiply = product_candidates(products)
-        product = fastest(self._agreeing(bound(multiply, vectors), vectors, band.window(products)))
+        kept = self._agreeing(bound(multiply, vectors), vectors, band.window(products))
+        if not kept:
+            raise self._position_dependent(rows)
+        product = fastest(kept)
         over_arch = self._pick(self._over_arch, over_in, logits)
         window, place = bits(band.window(products)), bits(band.destination(dots))
         run = partial(
@@ -100,21 +104,20 @@ class Pipeline:
         return Candidate(f"{self.precision.value} {dense_arch.name}/{product.name}/{over_arch.name}", run)
 
     def _pick(self, chain: Chain, source: Tensor, target: Tensor) -> Candidate:
-        """The fastest kernel that may serve, or one call per row where all depend on a row's position."""
-        try:
-            return fastest(self._agreeing(chain.candidates(source, target), source, target))
-        except PositionDependent:
-            if not isinstance(chain, DenseChain) or self.dtype is not torch.float32:
-                raise
-            return chain.row_by_row(source, target)
+        """The fastest kernel that may serve; the chain's last resort where all depend on a row's place."""
+        kept = self._agreeing(chain.candidates(source, target), source, target)
+        if kept:
+            return fastest(kept)
+        resort = chain.last_resort(source, target)
+        if resort is None:
+            raise self._position_dependent(len(source))
+        return resort
 
     def _agreeing(self, candidates: list[Candidate], source: Tensor, target: Tensor) -> list[Candidate]:
-        kept = agreeing(candidates, source=source, target=target, tolerance=TOLERANCES[self.dtype])
-        if not kept:
-            raise PositionDependent(
-                f"every {self.precision.value} kernel for {len(source)} rows depends on where a row lies"
-            )
-        return kept
+        return agreeing(candidates, source=source, target=target, tolerance=TOLERANCES[self.dtype])
+
+    def _position_dependent(self, rows: int) -> PositionDependent:
+        return PositionDependent(f"every {self.precision.value} kernel for {rows} rows depends on where a row lies")
 
 
 def _forward(

@@ -2,11 +2,10 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_pipeline import Pipeline, PositionDependent, is_uniform, table_bases
-from narsil_graph.engine.launcher import Precision, Slot
+from narsil_graph.engine.launcher import Launcher, Precision, Slot
 from narsil_graph.engine.pick import Candidate, fastest
 from narsil_graph.engine.scratch import Scratch
 from narsil_graph.engine.synthetic import one_hot_request
@@ -22,7 +21,7 @@ ALLOWED = {
 }
 
 
-class CpuPlan:
+class CpuPlan(Launcher):
     """Launches run the bucket's program in the calling thread, on as many threads as torch is set to."""
 
     def __init__(self, model: Model, precision: Precision = Precision.F32) -> None:
@@ -57,13 +56,3 @@ class CpuPlan:
             except PositionDependent:
                 continue
         return programs
-
-    @torch.inference_mode()
-    def launch(self, slot: Slot) -> None:
-        slot.program()
-
-    def ready(self, slot: Slot) -> bool:
-        return True
-
-    def scores(self, slot: Slot) -> NDArray[np.float32]:
-        return slot.scores

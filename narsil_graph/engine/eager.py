@@ -11,7 +11,7 @@ from torch import Tensor
 
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.fbgemm import Lookup, LookupTable, host_lookup
-from narsil_graph.engine.launcher import Slot
+from narsil_graph.engine.launcher import Launcher, Slot
 from narsil_graph.model.spec import ModelSpec, Pooling
 from narsil_graph.model.weights import Model
 from narsil_transport.buckets import Bucket
@@ -19,7 +19,7 @@ from narsil_transport.buckets import Bucket
 Layers = tuple[tuple[Tensor, Tensor], ...]
 
 
-class EagerForward:
+class EagerForward(Launcher):
     """Launches run the forward operator by operator on the rows that are there; nothing is padded or prepared."""
 
     def __init__(self, model: Model) -> None:
@@ -41,21 +41,11 @@ class EagerForward:
         scores = np.zeros(bucket.rows, np.float32)
         return Slot(arena=arena, program=partial(self._score, arena, scores), scores=scores, kernels="eager")
 
-    def launch(self, slot: Slot) -> None:
-        slot.program()
-
-    def ready(self, slot: Slot) -> bool:
-        return True
-
-    def scores(self, slot: Slot) -> NDArray[np.float32]:
-        return slot.scores
-
     def _score(self, arena: Arena, scores: NDArray[np.float32]) -> None:
         dense = torch.from_numpy(arena.dense[: arena.rows])
         indices, offsets = key_major(arena, len(self._spec.sparse_features))
         scores[: arena.rows] = self.forward(dense, indices, offsets).numpy()
 
-    @torch.inference_mode()
     def forward(self, dense: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
         """Scores f32 [n] of dense f32 [n, D] and key-major indices int32 [nnz], offsets int32 [T*n+1]."""
         bottom = dense

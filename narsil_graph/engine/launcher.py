@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from narsil_graph.engine.arena import Arena
@@ -34,7 +35,10 @@ class Slot:
 
 
 class Launcher(Protocol):
-    """Runs batches: a CPU plan or the eager forward; a CUDA graph takes the same place."""
+    """Runs batches: a CPU plan or the eager forward; a CUDA graph takes the same place.
+
+    ``launch``, ``ready`` and ``scores`` are here for launchers that run a slot's program in the calling thread.
+    """
 
     def capture(self, bucket: Bucket) -> Slot:
         """Allocate and prepare everything that a batch of ``bucket`` needs."""
@@ -42,12 +46,13 @@ class Launcher(Protocol):
 
     def launch(self, slot: Slot) -> None:
         """Score what lies in the slot's arena."""
-        ...
+        with torch.inference_mode():
+            slot.program()
 
     def ready(self, slot: Slot) -> bool:
         """Whether the last launch of ``slot`` has finished. Never blocks."""
-        ...
+        return True
 
     def scores(self, slot: Slot) -> NDArray[np.float32]:
         """The scores f4 [bucket rows] of the last launch, valid until the next one of this slot."""
-        ...
+        return slot.scores

@@ -62,7 +62,12 @@ class Model:
     @cached_property
     def version(self) -> str:
         """The first 12 hex digits of the SHA-256 over specification and weights."""
-        return _digest(self)[:12]
+        return self.sha256[:12]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest over specification and weights; reads every byte of them, once."""
+        return _digest(self)
 
     @property
     def weight_bytes(self) -> int:
@@ -85,7 +90,7 @@ def save_model(model: Model, path: Path) -> None:
     metadata = {
         "narsil": FORMAT_VERSION,
         "spec": json.dumps(model.spec.to_dict(), sort_keys=True),
-        "sha256": _digest(model),
+        "sha256": model.sha256,
     }
     temporary = path.with_name(path.name + ".partial")
     temporary.write_bytes(save(_tensors(model), metadata))
@@ -118,7 +123,7 @@ def load_model(path: Path) -> Model:
         raise ModelFileError(f"cannot read the model {path}: {error.strerror or error}") from None
     except (SpecError, KeyError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from None
-    if _digest(model) != metadata.get("sha256"):
+    if model.sha256 != metadata.get("sha256"):
         raise ModelFileError(f"{path} is damaged: its weights do not have the SHA-256 that it states")
     return model
 
