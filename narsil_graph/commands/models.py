@@ -1,10 +1,14 @@
 """Commands that make, convert and show model files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from narsil_graph.commands import MODEL_PATH
+
+if TYPE_CHECKING:
+    from narsil_graph.model.weights import Model
 
 
 @click.command("import")
@@ -14,7 +18,7 @@ def import_archive(archive: Path, output: Path) -> None:
     """Convert a TorchRec TorchScript ARCHIVE without running it."""
     from narsil_graph.model.torchrec.importer import import_archive as convert
 
-    _save(convert(archive), output)
+    write_model(convert(archive), output)
 
 
 @click.command("make-model")
@@ -30,7 +34,7 @@ def make_model(preset: str, seed: int, output: Path) -> None:
     from narsil_graph.model.reference import reference_model
 
     model = reference_model(seed=seed)
-    _save(calibrated(model, [one_hot_request(model.spec, 2048, np.random.default_rng(seed))]), output)
+    write_model(calibrated(model, [one_hot_request(model.spec, 2048, np.random.default_rng(seed))]), output)
 
 
 @click.command()
@@ -44,7 +48,7 @@ def calibrate(model: Path, sample: Path, output: Path) -> None:
     from narsil_graph.model.weights import load_model
 
     loaded = load_model(model)
-    _save(calibrated(loaded, [admitted(loaded.spec, read_features(sample)).request]), output)
+    write_model(calibrated(loaded, [admitted(loaded.spec, read_features(sample)).request]), output)
 
 
 @click.command()
@@ -67,11 +71,11 @@ def inspect(model: Path) -> None:
         click.echo(f"sparse      {feature.name:<{width}}  {shape}  (table {table.name})")
 
 
-def _save(model: object, output: Path) -> None:
+def write_model(model: "Model", output: Path) -> None:
+    """Save it, and say so; a Failure where it cannot be written."""
     from narsil_graph.errors import Failure
-    from narsil_graph.model.weights import Model, save_model
+    from narsil_graph.model.weights import save_model
 
-    assert isinstance(model, Model)
     try:
         save_model(model, output)
     except OSError as error:
