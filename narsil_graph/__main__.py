@@ -1,5 +1,6 @@
 """The `narsil-graph` command. A base install has the client only, and says what to install for the rest."""
 
+import os
 import sys
 
 
@@ -16,7 +17,9 @@ def main() -> None:
     try:
         cli()
     except Failure as failure:
-        print(f"narsil-graph: {failure}", file=sys.stderr)
+        print(f"narsil-graph: {failure}", file=sys.stderr, flush=True)
+        if failure.leaves_at_once:
+            os._exit(failure.exit_code)
         sys.exit(failure.exit_code)
 
 

@@ -6,6 +6,7 @@ from narsil_graph import __version__
 from narsil_graph.commands.doctor import doctor
 from narsil_graph.commands.models import calibrate, import_archive, inspect, make_model
 from narsil_graph.commands.predict import predict
+from narsil_graph.commands.quantise import quantise
 from narsil_graph.commands.serve import serve
 
 
@@ -15,5 +16,5 @@ def cli() -> None:
     """Serve a DLRM so that a whole forward is one verified launch."""
 
 
-for command in (serve, predict, doctor, import_archive, make_model, calibrate, inspect):
+for command in (serve, predict, doctor, import_archive, make_model, calibrate, quantise, inspect):
     cli.add_command(command)

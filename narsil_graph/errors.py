@@ -5,6 +5,8 @@ class Failure(Exception):
     """The command cannot do what was asked."""
 
     exit_code = 1
+    leaves_at_once = False
+    """Whether the process ends without tidying up: what would be tidied is lost, and could block."""
 
 
 class UsageFailure(Failure):

@@ -1,38 +1,61 @@
 """What a server counts: replies by status, launches and padding by bucket."""
 
-from collections import Counter
+from dataclasses import asdict, dataclass
 
 from narsil_transport.buckets import Bucket
 from narsil_transport.status import Status
 
 
-class Counters:
-    """Plain numbers, read by METADATA; no eager launch exists unless the whole engine is eager."""
+@dataclass(slots=True)
+class Launches:
+    """Of one bucket: launches of what was captured, launches without it, and the rows scored and padded by both.
 
-    def __init__(self) -> None:
+    An eager launch computes the rows that are there, so it pads none.
+    """
+
+    replayed: int = 0
+    eager: int = 0
+    rows: int = 0
+    padded_rows: int = 0
+
+
+class Counters:
+    """Plain numbers, read by METADATA. ``eager`` says of all launches that they run nothing that was captured."""
+
+    def __init__(self, *, eager: bool) -> None:
+        self._eager = eager
         # A list, because an enumeration's hash is computed in Python at every use.
         self._answers = [0] * len(Status)
-        self._launches: Counter[int] = Counter()
-        self._rows: Counter[int] = Counter()
+        # By rows, for the same reason.
+        self._launches: dict[int, Launches] = {}
 
     def answered(self, status: Status) -> None:
         self._answers[status] += 1
 
-    def replayed(self, bucket: Bucket, rows: int) -> None:
-        self._launches[bucket.rows] += 1
-        self._rows[bucket.rows] += rows
+    def launched(self, bucket: Bucket, rows: int) -> None:
+        """``rows`` rows were scored in ``bucket``."""
+        launches = self._launches.get(bucket.rows)
+        if launches is None:
+            launches = self._launches[bucket.rows] = Launches()
+        launches.rows += rows
+        if self._eager:
+            launches.eager += 1
+        else:
+            launches.replayed += 1
+            launches.padded_rows += bucket.rows - rows
+
+    def line(self) -> str:
+        """One word, ``launches=`` and for each bucket rows:replayed/eager/padded_rows; "none" before the first."""
+        counts = (
+            f"{bucket_rows}:{launches.replayed}/{launches.eager}/{launches.padded_rows}"
+            for bucket_rows, launches in sorted(self._launches.items())
+        )
+        return f"launches={','.join(counts) or 'none'}"
 
     def to_dict(self, *, dropped_replies: int) -> dict[str, object]:
-        """Ready for msgpack: replies by status name, and per bucket the launches, rows and padded rows."""
+        """Ready for msgpack: replies by status name, and `Launches` by bucket rows."""
         return {
             "replies": {status.name: self._answers[status] for status in Status if self._answers[status]},
             "dropped_replies": dropped_replies,
-            "buckets": {
-                str(bucket_rows): {
-                    "replayed": launches,
-                    "rows": self._rows[bucket_rows],
-                    "padded_rows": launches * bucket_rows - self._rows[bucket_rows],
-                }
-                for bucket_rows, launches in sorted(self._launches.items())
-            },
+            "buckets": {str(bucket_rows): asdict(launches) for bucket_rows, launches in sorted(self._launches.items())},
         }

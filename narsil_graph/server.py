@@ -1,15 +1,20 @@
 """The spine: one request's way from the socket to its scores, and the life of the process around it."""
 
-import signal
 import time
-from types import FrameType, TracebackType
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from narsil_graph.engine.engine import Engine, Launched
+from narsil_graph.engine.engine import Engine, Flight, Launched
+from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.engine.scatter import Scatter
+from narsil_graph.lazy_capture import LazyCapture
 from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
+from narsil_graph.stop_signals import StopSignals
 from narsil_transport.admission import Admitted, ModelLimits, admit
 from narsil_transport.batcher import Batch, Batcher
+from narsil_transport.buckets import Bucket
 from narsil_transport.messages import ControlRequest, HealthReply, HealthState, MetadataReply, Operation, Refused
 from narsil_transport.router import Message, Route, Router
 from narsil_transport.status import Refusal, Status
@@ -25,41 +30,96 @@ from narsil_transport.wire import (
 
 # How long an idle server sleeps before it looks whether it was told to stop.
 IDLE_WAIT_MS = 100
+# With buckets left to capture, a silence of this length is the time to do it.
+CAPTURE_WAIT_MS = 5
+# A replay takes some tens of microseconds: what has not landed after this is no longer worth a core.
+SPIN_NS = 2_000_000
+# The shortest wait of a poll, and so what a launch beyond the spin may wait to be seen.
+LANDING_WAIT_MS = 1
+# No batch takes a thousandth of this: a launch that does will never land.
+LAUNCH_TIMEOUT_NS = 10_000_000_000
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
 
 
-class Server:
-    """Owns nothing that it did not get: a bound router, a captured engine, an empty batcher, the served limits."""
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A launched batch, and when the loop took it from the queue."""
 
-    def __init__(self, *, router: Router, engine: Engine, batcher: Batcher, limits: ModelLimits, model: Model) -> None:
+    batch: Batch
+    flight: Flight
+    begin_ns: int
+
+
+class Server:
+    """Owns nothing that it did not get: a bound router, an engine, an empty batcher, the served limits, the counters.
+
+    The engine has captured its largest bucket at least, and the batcher has the ladder of those that are captured.
+    While nothing else is to do, the server captures the others; ``verify`` raises a Failure if one scores wrongly.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        engine: Engine,
+        batcher: Batcher,
+        limits: ModelLimits,
+        model: Model,
+        counters: Counters,
+        verify: Callable[[Bucket], object],
+    ) -> None:
         self.router = router
         self.engine = engine
         self.batcher = batcher
         self.limits = limits
+        self.model = model
         self.version = model.version
-        self.spec = model.spec
+        self.counters = counters
+        self.lazy = LazyCapture(engine, verify)
         self.scatter = Scatter()
-        self.counters = Counters()
+        self.in_flight: deque[InFlight] = deque()
+        self.last_launch_ns = 0
         self.draining = False
         self.started_ns = time.monotonic_ns()
 
-    def run(self, stop: "StopSignals") -> None:
-        """Serve until ``stop``, then answer what was accepted, refuse what was not, and return."""
+    def run(self, stop: StopSignals) -> None:
+        """Serve until ``stop``, then answer what was accepted, refuse what was not, and return.
+
+        Raises what the engine raised, after everyone who waited was told.
+        """
+        missing = self.lazy.missing
         while not stop.requested:
-            self.step(IDLE_WAIT_MS)
+            busy = self.step(CAPTURE_WAIT_MS if missing else IDLE_WAIT_MS)
+            if missing and not (busy or stop.requested):
+                self.capture_next()
         self.drain()
 
-    def step(self, wait_ms: int) -> None:
-        """Take what has arrived, then launch one batch and answer it."""
-        for message in self.router.receive(0 if self.batcher.pending_requests else wait_ms):
+    def step(self, idle_wait_ms: int) -> bool:
+        """Take what has arrived, launch what the engine has room for, answer what has landed.
+
+        False if there was nothing to do, for at most ``idle_wait_ms``.
+        """
+        in_flight, batcher = self.in_flight, self.batcher
+        queued, flights = batcher.pending_requests, len(in_flight)
+        wait_ms = patience_ms(
+            queued=queued,
+            in_flight=flights,
+            since_launch_ns=time.monotonic_ns() - self.last_launch_ns,
+            idle_ms=idle_wait_ms,
+        )
+        arrived = self.router.receive(wait_ms)
+        for message in arrived:
             self.accept(message)
         now_ns = time.monotonic_ns()
-        for late in self.batcher.expired(now_ns):
+        for late in batcher.expired(now_ns):
             self.refuse(late.route, late.request.request_id, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
-        batch = self.batcher.take(now_ns)
-        if batch is not None:
-            self.answer(batch)
+        while self.engine.room and (batch := batcher.take(now_ns)) is not None:
+            self.launch(batch)
+        # A copy: what has landed leaves the queue. In the order of launch, though lanes may overtake each other.
+        for flying in tuple(in_flight):
+            self.land(flying)
+        return bool(arrived or queued or flights)
 
     def accept(self, message: Message) -> None:
         """Decode, admit and queue a message; whatever it is, it gets exactly one reply, now or after its batch."""
@@ -80,20 +140,43 @@ class Server:
         outcome = admit(request, limits=self.limits, now_ns=now_ns, route=route)
         return self.batcher.add(outcome) if isinstance(outcome, Admitted) else outcome
 
-    def answer(self, batch: Batch) -> None:
-        """Fill, launch, scatter, reply."""
-        begin_ns = time.monotonic_ns()
+    def launch(self, batch: Batch) -> None:
+        """Fill a free slot and launch it."""
+        self.last_launch_ns = begin_ns = time.monotonic_ns()
         try:
-            launched = self.engine.run(
+            flight = self.engine.submit(
                 batch.bucket, [(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces]
             )
         except Exception:
             self.fail(batch)
             raise
-        self.counters.replayed(batch.bucket, batch.rows)
-        launched_ns = time.monotonic_ns()
+        self.in_flight.append(InFlight(batch, flight, begin_ns))
+        if self.lazy.missing:
+            self.lazy.note(batch)
+
+    def land(self, flying: InFlight) -> None:
+        """Answer a launch that has finished; its slot is free once the replies hold its scores."""
+        flight = flying.flight
+        try:
+            if not self.engine.landed(flight):
+                if time.monotonic_ns() - flying.begin_ns > LAUNCH_TIMEOUT_NS:
+                    raise DeviceFault(f"a launch has not finished in {LAUNCH_TIMEOUT_NS / 1e9:.0f} s")
+                return
+            launched = self.engine.read(flight)
+        except Exception:
+            self.fail()
+            raise
+        self.in_flight.remove(flying)
+        self.answer(flying, launched)
+        self.engine.release(flight)
+
+    def answer(self, flying: InFlight, launched: Launched) -> None:
+        """Scatter, reply."""
+        batch = flying.batch
+        self.counters.launched(batch.bucket, batch.rows)
+        landed_ns = time.monotonic_ns()
         for finished in self.scatter.split(batch, launched.scores):
-            times = stage_times(finished.admitted, launched, begin_ns, launched_ns)
+            times = stage_times(finished.admitted, launched, flying.begin_ns, landed_ns)
             self.counters.answered(Status.OK)
             request = finished.admitted.request
             frames = encode_scores(
@@ -107,18 +190,25 @@ class Server:
             )
             self.send(finished.admitted.route, frames)
 
-    def fail(self, batch: Batch) -> None:
-        """The engine broke: everyone who waits is told so before the process ends."""
-        self.draining = True
+    def capture_next(self) -> None:
+        """Capture one more bucket, and use it from the next batch on."""
+        try:
+            self.batcher.use(self.lazy.capture_next())
+        except Exception:
+            self.fail()
+            raise
+
+    def fail(self, *launching: Batch) -> None:
+        """The engine broke: everyone who waits is told so before the process ends, and the engine is left alone."""
+        lost = [*(flying.batch for flying in self.in_flight), *launching]
+        self.in_flight.clear()
+        while (batch := self.batcher.take(time.monotonic_ns())) is not None:
+            lost.append(batch)
+        # A request that was split is in several batches.
+        waiting = {id(piece.admitted): piece.admitted for batch in lost for piece in batch.pieces}
         refusal = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
-        lost: Batch | None = batch
-        told: set[int] = set()
-        while lost is not None:
-            for piece in lost.pieces:
-                if id(piece.admitted) not in told:
-                    told.add(id(piece.admitted))
-                    self.refuse(piece.admitted.route, piece.admitted.request.request_id, refusal)
-            lost = self.batcher.take(time.monotonic_ns())
+        for admitted in waiting.values():
+            self.refuse(admitted.route, admitted.request.request_id, refusal)
         self.drain()
 
     def refuse(self, route: object, request_id: int, refusal: Refusal) -> None:
@@ -134,21 +224,28 @@ class Server:
         if request.operation is Operation.HEALTH:
             state = HealthState.DRAINING if self.draining else HealthState.READY
             uptime_s = (now_ns - self.started_ns) / 1e9
-            inflight = self.batcher.pending_requests
+            inflight = self.unanswered()
             return encode_health(HealthReply(request.request_id, self.version, state, inflight, uptime_s))
         meta = {
-            "spec": self.spec.to_dict(),
+            "spec": self.model.spec.to_dict(),
             "rows_max": self.limits.rows_max,
-            "buckets": [[bucket.rows, bucket.ids] for bucket in self.engine.ladder.buckets],
+            "buckets": [[bucket.rows, bucket.ids] for bucket in self.engine.captured_ladder.buckets],
+            "missing_buckets": [[bucket.rows, bucket.ids] for bucket in self.lazy.missing],
             "counters": self.counters.to_dict(dropped_replies=self.router.dropped_replies),
         }
         return encode_metadata(MetadataReply(request.request_id, self.version, meta))
+
+    def unanswered(self) -> int:
+        """Requests that were accepted and wait for their reply, queued or in flight."""
+        in_flight = {id(piece.admitted) for flying in self.in_flight for piece in flying.batch.pieces}
+        # A request that is being cut is in both places.
+        return self.batcher.pending_requests + len(in_flight - {id(self.batcher.cut)})
 
     def drain(self) -> None:
         """Answer every accepted request and refuse what still arrives."""
         self.draining = True
         for _ in range(DRAIN_ROUNDS_MAX):
-            while self.batcher.pending_requests:
+            while self.in_flight or self.batcher.pending_requests:
                 self.step(0)
             arrived = self.router.receive(0)
             for message in arrived:
@@ -157,37 +254,23 @@ class Server:
                 return
 
 
-def stage_times(admitted: Admitted, launched: Launched, begin_ns: int, launched_ns: int) -> StageTimes:
-    """Where a reply's time went; for a split request, the queue stage lasts until its last launch."""
+def patience_ms(*, queued: int, in_flight: int, since_launch_ns: int, idle_ms: int) -> int:
+    """How long the loop may sleep over the socket: ``idle_ms`` only where no request waits for anything else."""
+    if in_flight:
+        return 0 if since_launch_ns < SPIN_NS else LANDING_WAIT_MS
+    return 0 if queued else idle_ms
+
+
+def stage_times(admitted: Admitted, launched: Launched, begin_ns: int, landed_ns: int) -> StageTimes:
+    """Where a reply's time went, which began with its admission; a split request's stages are those of its last launch.
+
+    The launch stage ends when the loop has read the scores, and so holds its wait for other batches to be answered.
+    """
     now_ns = time.monotonic_ns()
     return StageTimes(
         (begin_ns - admitted.admitted_ns) / 1e3,
         launched.fill_ns / 1e3,
         launched.launch_ns / 1e3,
-        (now_ns - launched_ns) / 1e3,
+        (now_ns - landed_ns) / 1e3,
         (now_ns - admitted.admitted_ns) / 1e3,
     )
-
-
-class StopSignals:
-    """While entered, the first SIGTERM or SIGINT asks for a drain and the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise SystemExit(128 + number)
-        self.requested = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]

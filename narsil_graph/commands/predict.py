@@ -13,6 +13,7 @@ from narsil_graph.commands import MODEL_PATH, PRECISIONS
 @click.option("--connect", "endpoint", default=None, help="Score by the server at this endpoint.")
 @click.option("--model", type=MODEL_PATH, default=None, help="Score in this process with this model file.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="f32", show_default=True, help="With --model.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="With --model.")
 @click.option("--engine", type=click.Choice(["plan", "eager"]), default="plan", show_default=True, help="With --model.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=30.0, show_default=True)
 def predict(
@@ -21,6 +22,7 @@ def predict(
     endpoint: str | None,
     model: Path | None,
     precision: str,
+    device: str,
     engine: str,
     timeout_s: float,
 ) -> None:
@@ -55,7 +57,7 @@ def predict(
         from narsil_graph.model.weights import load_model
         from narsil_graph.scoring import score
 
-        scores = score(load_model(model), request, engine=engine, precision=Precision(precision))
+        scores = score(load_model(model), request, engine=engine, device=device, precision=Precision(precision))
     try:
         # Opened here, for savez adds .npz to a name without it.
         with output.open("wb") as file:

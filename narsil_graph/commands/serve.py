@@ -7,9 +7,14 @@ from typing import Any
 
 import click
 
-from narsil_graph.commands import BUCKET_ROWS_MAX, BUCKETS, DEMO_MODEL, MODEL_PATH, PRECISIONS
-
-POSITIVE = click.IntRange(min=1)
+from narsil_graph.commands import (
+    DEMO_MODEL,
+    MODEL_PATH,
+    POSITIVE,
+    engine_config,
+    engine_options,
+    parse_bucket_rows,
+)
 
 
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -37,31 +42,13 @@ def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _bucket_rows(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
-    from narsil_transport.buckets import parse_rows
-
-    try:
-        rows = parse_rows(text)
-        if rows[-1] > BUCKET_ROWS_MAX:
-            raise ValueError(f"want buckets of at most {BUCKET_ROWS_MAX} rows, got {rows[-1]}")
-        return rows
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command(context_settings={"show_default": True})
 @click.option("--config", type=MODEL_PATH, is_eager=True, expose_value=False, callback=_read_config,
               envvar="NARSIL_CONFIG", help="A TOML file whose keys are these options' names.")  # fmt: skip
 @click.option("--model", type=MODEL_PATH, default=DEMO_MODEL, envvar="NARSIL_MODEL",
               help="The model file; the default is the bundled demo.", show_default=False)  # fmt: skip
 @click.option("--bind", default="tcp://127.0.0.1:5555", envvar="NARSIL_BIND", help="The ZeroMQ endpoint.")
-@click.option("--buckets", default=BUCKETS, envvar="NARSIL_BUCKETS", callback=_bucket_rows,
-              help="The batch sizes to capture.")  # fmt: skip
-@click.option("--ids-per-row", type=POSITIVE, default=None, envvar="NARSIL_IDS_PER_ROW",
-              help="Room for ids per row of a bucket (multi-hot); four per feature if unset.")  # fmt: skip
-@click.option("--engine", type=click.Choice(["plan", "eager"]), default="plan", envvar="NARSIL_ENGINE")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="f32", envvar="NARSIL_PRECISION",
-              help="Arithmetic of the dense layers.")  # fmt: skip
+@engine_options
 @click.option("--threads", type=POSITIVE, default=1, envvar="NARSIL_THREADS", help="Threads of one forward: latency.")
 @click.option("--workers", type=POSITIVE, default=1, envvar="NARSIL_WORKERS",
               help="Processes, each pinned and with its own endpoint: throughput.")  # fmt: skip
@@ -72,6 +59,10 @@ def _bucket_rows(context: click.Context, option: click.Parameter, text: str) -> 
               help="Rows of the largest request; above the largest bucket it is split.")  # fmt: skip
 @click.option("--allow-nonfinite", is_flag=True, envvar="NARSIL_ALLOW_NONFINITE",
               help="Score NaN and infinite dense values instead of refusing them.")  # fmt: skip
+@click.option("--lazy-capture", is_flag=True, envvar="NARSIL_LAZY_CAPTURE",
+              help="Serve once the largest and the hot buckets are captured; the others when idle.")  # fmt: skip
+@click.option("--hot-buckets", default=None, envvar="NARSIL_HOT_BUCKETS", callback=parse_bucket_rows,
+              help="With --lazy-capture: batch sizes to capture before the first request.")  # fmt: skip
 @click.option("--ready-file", type=MODEL_PATH, default=None, envvar="NARSIL_READY_FILE",
               help="Written with the ready line once requests are served.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Load, capture, check, bind, and exit 0.")
@@ -88,13 +79,11 @@ def serve(workers: int, **options: Any) -> None:
         supervise(click.get_current_context(), workers)
         return
     threads.prepare(options["threads"])
-    from narsil_graph.engine.launcher import Precision
     from narsil_graph.serving import ServeConfig
     from narsil_graph.serving import serve as run
     from narsil_transport.batcher import Mode
 
     threads.pin_torch(options["threads"])
     options["mode"] = Mode(options["mode"])
-    options["precision"] = Precision(options["precision"])
-    options["bucket_rows"] = options.pop("buckets")
-    run(ServeConfig(**options))
+    options["hot_buckets"] = options["hot_buckets"] or ()
+    run(ServeConfig(engine=engine_config(options), **options))

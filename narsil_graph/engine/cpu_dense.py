@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.forward import Layers
 from narsil_graph.engine.pick import Call, Candidate, in_turn
 from narsil_graph.engine.scratch import Scratch
 

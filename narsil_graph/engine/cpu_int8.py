@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from narsil_graph.engine.cpu_dense import Step, run_and_project, run_into
-from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.forward import Layers
 from narsil_graph.engine.pick import Candidate
 from narsil_graph.engine.scratch import Scratch
 from narsil_graph.errors import Failure

@@ -14,8 +14,9 @@ from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_dense import DenseChain
 from narsil_graph.engine.cpu_int8 import Int8Chain
 from narsil_graph.engine.cpu_interaction import Band, bound, product_candidates
-from narsil_graph.engine.eager import Layers, SampleWeights, key_major, layer_tensors, table_batched_lookup
-from narsil_graph.engine.fbgemm import LookupTable, host_lookup
+from narsil_graph.engine.eager import SampleWeights, key_major
+from narsil_graph.engine.fbgemm import LookupTable, bind_lookup
+from narsil_graph.engine.forward import Layers, flat_rows, layer_tensors, means_among_sums, table_batched_lookup
 from narsil_graph.engine.launcher import Precision
 from narsil_graph.engine.pick import Candidate, agreeing, fastest
 from narsil_graph.engine.scratch import Scratch
@@ -172,7 +173,7 @@ def _concatenated_lookup(model: Model, dtype: torch.dtype) -> Callable[[Arena], 
     if not is_uniform(spec):
         return None
     table = spec.tables[0]
-    lookup = host_lookup(
+    lookup = bind_lookup(
         weights=torch.from_numpy(model.rows[table.format]).view(-1),
         tables=[LookupTable(0, sum(entry.rows for entry in spec.tables), table.format)],
         dim=spec.dim,
@@ -190,7 +191,9 @@ def _concatenated_lookup(model: Model, dtype: torch.dtype) -> Callable[[Arena], 
 def _mixed_lookup(model: Model, dtype: torch.dtype) -> Callable[[Arena], Tensor]:
     """Tables of several formats or poolings, key-major like the eager forward; slower by the reorder."""
     spec = model.spec
-    lookup, sample_weights = table_batched_lookup(model, dtype), SampleWeights(spec)
+    rows, begins = flat_rows(model, 1)
+    lookup = table_batched_lookup(spec, rows, begins, dtype, 1)
+    sample_weights = SampleWeights(means_among_sums(spec))
 
     def vectors(arena: Arena) -> Tensor:
         indices, offsets = key_major(arena, len(spec.sparse_features))

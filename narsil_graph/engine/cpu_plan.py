@@ -38,13 +38,13 @@ class CpuPlan(Launcher):
         self._bases = table_bases(model.spec) if uniform else np.zeros(len(model.spec.sparse_features), np.int32)
 
     @torch.inference_mode()
-    def capture(self, bucket: Bucket) -> Slot:
+    def capture(self, bucket: Bucket) -> tuple[Slot, ...]:
         arena = Arena(bucket, dense_width=len(self._spec.dense_features), id_bases=self._bases, lead=self._lead)
         scores = torch.zeros(bucket.rows)
         rows = min(bucket.rows, bucket.ids // len(self._spec.sparse_features))
         arena.fill([(one_hot_request(self._spec, rows, np.random.default_rng(0)), 0, rows)])
         program = fastest(self._bound(arena, scores))
-        return Slot(arena=arena, program=program.run, scores=scores.numpy(), kernels=program.name)
+        return (Slot(arena=arena, program=program.run, scores=scores.numpy(), kernels=program.name),)
 
     def _bound(self, arena: Arena, scores: torch.Tensor) -> list[Candidate]:
         """A program per allowed precision. float32 always has one; a lower one may not for this bucket."""

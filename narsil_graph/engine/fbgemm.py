@@ -23,6 +23,7 @@ TORCH_OF_FBGEMM = {"1.6": "2.11", "1.7": "2.12", "1.8": "2.13"}
 FORMAT_CODES = {RowFormat.FP32: 0, RowFormat.FP16: 1, RowFormat.INT8: 2, RowFormat.INT4: 3}
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 5}
 POOLING_CODES = {Pooling.SUM: 0, Pooling.MEAN: 1}
+LOCATION_DEVICE = 0
 LOCATION_HOST = 3
 
 
@@ -61,6 +62,26 @@ def _installed_version() -> str:
     raise LibraryError("fbgemm_gpu is importable but has no version: install fbgemm-gpu-cpu or fbgemm-gpu")
 
 
+def require_device_code(device: torch.device) -> None:
+    """Raise LibraryError unless FBGEMM's lookup runs on ``device``: its library has code for few GPU architectures."""
+    lookup = bind_lookup(
+        weights=torch.zeros(16, dtype=torch.uint8, device=device),
+        tables=[LookupTable(0, 1, RowFormat.FP32)],
+        dim=4,
+        pooling=Pooling.SUM,
+        output=torch.float32,
+        row_alignment_bytes=16,
+    )
+    try:
+        indices, offsets = (torch.tensor(words, dtype=torch.int32, device=device) for words in ([0], [0, 1]))
+        lookup(indices, offsets).cpu()
+    except RuntimeError as error:
+        raise LibraryError(
+            f"FBGEMM {_installed_version()} does not run on {torch.cuda.get_device_name(device)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class LookupTable:
     """One logical table inside a flat weight buffer: where it begins and how it is stored."""
@@ -73,49 +94,46 @@ class LookupTable:
 Lookup = Callable[..., Tensor]
 
 
-def host_lookup(
-    *, weights: Tensor, tables: Sequence[LookupTable], dim: int, pooling: Pooling, output: torch.dtype
+def bind_lookup(
+    *,
+    weights: Tensor,
+    tables: Sequence[LookupTable],
+    dim: int,
+    pooling: Pooling,
+    output: torch.dtype,
+    row_alignment_bytes: int = 1,
 ) -> Lookup:
-    """Bind FBGEMM's lookup on host memory to flat uint8 ``weights``.
+    """Bind FBGEMM's lookup to flat uint8 ``weights``, on whose device it then runs.
 
     The result maps (indices int32, offsets int32 [T*B+1], sample_weights float32 or None) in key-major order to
     [B, T*dim] of ``output``. Indices are trusted: the door has checked them.
     """
     op = torch.ops.fbgemm.int_nbit_split_embedding_codegen_lookup_function.default
-    max_dim = {row_format: 0 for row_format in FORMAT_CODES}
-    max_dim.update({table.format: dim for table in tables})
-    empty = torch.empty(0, dtype=torch.uint8)
-    placements = torch.full((len(tables),), LOCATION_HOST, dtype=torch.int32)
-    begins = torch.tensor([table.begin_bytes for table in tables], dtype=torch.int64)
-    formats = torch.tensor([FORMAT_CODES[table.format] for table in tables], dtype=torch.uint8)
-    dims = torch.from_numpy(np.arange(len(tables) + 1, dtype=np.int32) * dim)
-    pooling_code, output_code, total_dim = POOLING_CODES[pooling], DTYPE_CODES[output], dim * len(tables)
-    int8_dim, fp16_dim, fp32_dim = max_dim[RowFormat.INT8], max_dim[RowFormat.FP16], max_dim[RowFormat.FP32]
-    int4_dim = max_dim[RowFormat.INT4]
+    device = weights.device
+    dims = {table.format: dim for table in tables}
+    location = LOCATION_HOST if device.type == "cpu" else LOCATION_DEVICE
+    # The CUDA operator wants every tensor on its device, those that only say "nothing here" included.
+    where = (
+        weights,
+        torch.empty(0, dtype=torch.uint8, device=device),  # uvm_weights
+        torch.full((len(tables),), location, dtype=torch.int32, device=device),
+        torch.tensor([table.begin_bytes for table in tables], dtype=torch.int64, device=device),
+        torch.tensor([FORMAT_CODES[table.format] for table in tables], dtype=torch.uint8, device=device),
+        torch.from_numpy(np.arange(len(tables) + 1, dtype=np.int32) * dim).to(device),
+        dim * len(tables),
+        0,  # max_int2_D
+        *(dims.get(row_format, 0) for row_format in (RowFormat.INT4, RowFormat.INT8, RowFormat.FP16, RowFormat.FP32)),
+    )
+    how = (
+        DTYPE_CODES[output],
+        torch.empty(0, 0, dtype=torch.uint8, device=device),  # lxu_cache_weights
+        torch.empty(0, dtype=torch.int32, device=device),  # lxu_cache_locations
+        row_alignment_bytes,
+    )
+    pooling_code = POOLING_CODES[pooling]
 
     def lookup(indices: Tensor, offsets: Tensor, sample_weights: Tensor | None = None) -> Tensor:
-        found: Tensor = op(
-            weights,  # dev_weights: on a CPU this is the host buffer
-            empty,  # uvm_weights
-            placements,
-            begins,
-            formats,
-            dims,
-            total_dim,
-            0,  # max_int2_D
-            int4_dim,
-            int8_dim,
-            fp16_dim,
-            fp32_dim,
-            indices,
-            offsets,
-            pooling_code,
-            sample_weights,
-            output_code,
-            None,  # lxu_cache_weights
-            None,  # lxu_cache_locations
-            1,  # row_alignment: rows are stored unpadded
-        )
+        found: Tensor = op(*where, indices, offsets, pooling_code, sample_weights, *how)
         return found
 
     return lookup

@@ -44,6 +44,6 @@ class Scatter:
             if missing == rows:
                 finished.append(Finished(admitted, joined))
             else:
-                # The id stays unique: the batcher holds the request until its last piece has left.
+                # The id stays unique: the batcher, or a launch in flight, holds the request until its last piece is in.
                 self._joining[id(admitted)] = (joined, missing - rows)
         return finished

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narsil_graph.engine.arena import Arena, RowRange
+from narsil_graph.engine.arena import Arena, ArenaLayout, Bytes, RowRange
 from narsil_transport.buckets import Bucket
 from narsil_transport.messages import Ids, InferRequest
 from tests.engine.tiny import bags_of, multi_hot, one_hot
@@ -132,3 +132,38 @@ def test_any_batch_is_laid_bag_by_bag(lead: int, batch: list[InferRequest], data
     filled.fill(pieces)
     assert laid_bags(filled, lead=lead) == expected_bags(pieces, rows=16, lead=lead)
     assert filled.offsets[0] == 0
+
+
+@given(rows=st.integers(1, 50), ids=st.integers(1, 200), dense_width=st.integers(1, 20), bags=st.integers(1, 30))
+def test_sections_are_aligned_and_follow_one_another(rows: int, ids: int, dense_width: int, bags: int) -> None:
+    layout = ArenaLayout(rows, ids, dense_width, bags)
+    begins = (layout.dense_begin, layout.values_begin, layout.offsets_begin, layout.size_bytes)
+    assert all(begin % 16 == 0 for begin in begins)
+    assert layout.dense_begin == 16
+    assert 0 <= layout.values_begin - (layout.dense_begin + rows * dense_width * 4) < 16
+    assert 0 <= layout.offsets_begin - (layout.values_begin + ids * 4) < 16
+    assert 0 <= layout.size_bytes - (layout.offsets_begin + (rows * bags + 1) * 4) < 16
+
+
+def test_prefix_ends_with_the_values_that_it_is_asked_for() -> None:
+    layout = ArenaLayout(rows=6, ids=40, dense_width=DENSE, bags=FEATURES)
+    assert layout.prefix_bytes(18) == layout.values_begin + 72
+    assert layout.prefix_bytes(40) <= layout.offsets_begin
+
+
+def test_arena_is_one_run_of_the_bytes_that_it_was_given() -> None:
+    taken: list[Bytes] = []
+
+    def allocate(size_bytes: int) -> Bytes:
+        taken.append(np.zeros(size_bytes, np.uint8))
+        return taken[0]
+
+    made = Arena(Bucket(6, 40), dense_width=DENSE, id_bases=BASES, lead=0, allocate=allocate)
+    (memory,) = taken
+    made.header[0] = 7
+    made.fill([(ONE_HOT, 0, 3)])
+    layout = made.layout
+    assert memory[:4].view(np.int32).tolist() == [7]
+    assert memory[layout.dense_begin :][: 3 * DENSE * 4].view(np.float32).tolist() == ONE_HOT.dense.ravel().tolist()
+    assert memory[layout.values_begin :][:12].view(np.int32).tolist() == [1, 102, 1003]
+    assert memory[layout.offsets_begin :][:16].view(np.int32).tolist() == [0, 1, 2, 3]

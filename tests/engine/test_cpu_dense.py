@@ -10,7 +10,7 @@ from torch import Tensor
 
 from narsil_graph.engine.cpu_dense import DenseChain
 from narsil_graph.engine.cpu_int8 import Int8Chain, Quantise
-from narsil_graph.engine.eager import Layers
+from narsil_graph.engine.forward import Layers
 from narsil_graph.engine.pick import Candidate, agreeing
 from narsil_graph.engine.scratch import Scratch
 from tests.engine.tiny import linear

@@ -18,7 +18,7 @@ def test_eager_scores_are_the_exact_ones(shape: Shape) -> None:
     model, rng = tiny_model(shape), np.random.default_rng(1)
     ones, bags = one_hot_request(model.spec, 6, rng), multi_hot_request(model.spec, 7, 3, rng)
     eager = EagerForward(model)
-    slot = eager.capture(Bucket(16, 16 * 3 * len(model.spec.sparse_features)))
+    (slot,) = eager.capture(Bucket(16, 16 * 3 * len(model.spec.sparse_features)))
     for batch in ([ones], [bags], [ones, bags], [bags, ones]):
         pieces: list[RowRange] = [(request, 0, request.rows) for request in batch]
         slot.arena.fill(pieces)
@@ -30,7 +30,7 @@ def test_eager_scores_are_the_exact_ones(shape: Shape) -> None:
 
 def test_key_major_turns_rows_of_bags_into_features_of_bags() -> None:
     bags: list[list[list[int]]] = [[[1], [], [2, 3]], [[], [], []], [[4, 4, 5], [6], []]]
-    slot = EagerForward(tiny_model()).capture(Bucket(4, 20))
+    (slot,) = EagerForward(tiny_model()).capture(Bucket(4, 20))
     slot.arena.fill([(multi_hot(np.zeros((3, 3), np.float32), bags), 0, 3)])
     indices, offsets = key_major(slot.arena, 3)
     assert indices.tolist() == [1, 4, 4, 5, 6, 2, 3]

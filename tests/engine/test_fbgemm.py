@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from narsil_graph.engine import fbgemm
-from narsil_graph.engine.fbgemm import LibraryError, LookupTable, check_pair, host_lookup
+from narsil_graph.engine.fbgemm import LibraryError, LookupTable, bind_lookup, check_pair
 from narsil_graph.model.rows import dequantise, quantise
 from narsil_graph.model.spec import Pooling, RowFormat
 
@@ -25,7 +25,7 @@ def looked_up(
     stored: NDArray[np.uint8], row_format: RowFormat, bags: list[list[int]], pooling: Pooling = Pooling.SUM
 ) -> NDArray[np.float32]:
     """FBGEMM's float32 [bags, dim] for one table."""
-    lookup = host_lookup(
+    lookup = bind_lookup(
         weights=torch.from_numpy(stored).view(-1),
         tables=[LookupTable(0, len(stored), row_format)],
         dim=DIM,
@@ -63,7 +63,7 @@ def test_tables_of_several_formats_share_one_lookup() -> None:
     parts = {row_format: quantise(sample(), row_format) for row_format in RowFormat}
     flat = np.concatenate([part.ravel() for part in parts.values()])
     begins = np.cumsum([0, *(part.nbytes for part in parts.values())])
-    lookup = host_lookup(
+    lookup = bind_lookup(
         weights=torch.from_numpy(flat),
         tables=[LookupTable(int(begin), ROWS, f) for begin, f in zip(begins, parts, strict=False)],
         dim=DIM,
@@ -78,7 +78,7 @@ def test_tables_of_several_formats_share_one_lookup() -> None:
 
 def test_sample_weights_scale_each_row() -> None:
     stored = quantise(sample(), RowFormat.FP32)
-    lookup = host_lookup(
+    lookup = bind_lookup(
         weights=torch.from_numpy(stored).view(-1),
         tables=[LookupTable(0, ROWS, RowFormat.FP32)],
         dim=DIM,

@@ -33,7 +33,7 @@ def no_kernel_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_float32_then_runs_row_by_row_and_is_right_wherever_a_row_lies() -> None:
     model = tiny_model()
     plan = CpuPlan(model)
-    slot = plan.capture(Bucket(ROWS, 64 * ROWS))
+    (slot,) = plan.capture(Bucket(ROWS, 64 * ROWS))
     assert slot.kernels.split("/")[0] == "f32 row by row" and slot.kernels.endswith("/row by row")
     request = one_hot_request(model.spec, ROWS, np.random.default_rng(0))
     slot.arena.fill([(request, 0, ROWS)])
@@ -48,7 +48,7 @@ def test_float32_then_runs_row_by_row_and_is_right_wherever_a_row_lies() -> None
 @pytest.mark.usefixtures("no_kernel_is_blind")
 def test_bfloat16_then_leaves_the_bucket_to_float32() -> None:
     model = tiny_model()
-    slot = CpuPlan(model, Precision.BF16).capture(Bucket(ROWS, 64 * ROWS))
+    (slot,) = CpuPlan(model, Precision.BF16).capture(Bucket(ROWS, 64 * ROWS))
     assert slot.kernels.startswith("f32 row by row")
     with pytest.raises(PositionDependent, match="every bf16 kernel for 5 rows depends on where a row lies"):
         Pipeline(model, Precision.BF16, Scratch()).bind(slot.arena, torch.zeros(ROWS))

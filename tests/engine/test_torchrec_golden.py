@@ -56,7 +56,7 @@ def difference(launcher: Launcher, golden: Golden, padding: tuple[int, int]) -> 
     """The largest difference from TorchRec's scores in a bucket with this much room for more rows and ids."""
     assert golden.request.values is not None
     bucket = Bucket(golden.request.rows + padding[0], len(golden.request.values) + padding[1])
-    slot = launcher.capture(bucket)
+    (slot,) = launcher.capture(bucket)
     slot.arena.fill([(golden.request, 0, golden.request.rows)])
     launcher.launch(slot)
     return float(np.abs(launcher.scores(slot)[: golden.request.rows] - golden.scores).max())

@@ -1,6 +1,5 @@
-"""The commands that make, convert, show and examine models."""
+"""The commands that make, convert and show models."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from narsil_graph.model.weights import Model, load_model
 from tests.model.torchrec_archives import Shape, draft
 from tests.serving.peers import one_hot
-from tests.serving.processes import DEMO, narsil, only_sentence, run_python, usage_error
+from tests.serving.processes import DEMO, narsil, only_sentence, usage_error
 
 
 def test_inspect_shows_what_the_file_holds(model: Model) -> None:
@@ -88,68 +87,6 @@ def test_calibrate_refuses_rows_that_a_server_would_refuse(tmp_path: Path, model
     assert ended.returncode == 1
     assert only_sentence(ended).startswith("OUT_OF_RANGE: feature 'user', row 0: ")
     assert not (tmp_path / "out").exists()
-
-
-def test_doctor_finds_the_demo_healthy_and_says_what_it_measured() -> None:
-    ended = narsil("doctor", "--buckets", "1,8")
-    assert ended.returncode == 0, ended.stderr
-    *_, small, large, verdict = ended.stdout.splitlines()
-    assert (small.split()[0], large.split()[0]) == ("1", "8")
-    assert verdict == "healthy: 2 buckets, 10 checks"
-
-
-def test_doctor_json_holds_every_check_of_every_bucket() -> None:
-    ended = narsil("doctor", "--buckets", "1,4", "--json")
-    assert ended.returncode == 0, ended.stderr
-    reports = json.loads(ended.stdout)
-    assert [report["rows"] for report in reports] == [1, 4]
-    for report in reports:
-        assert report["error"] < 1e-6
-        assert 0 < report["replay_us_p50"] <= report["replay_us_p99"]
-        checks = {finding["check"]: finding["problem"] for finding in report["findings"]}
-        assert checks == dict.fromkeys(["parity", "repeat", "padding", "neighbours", "stale"])
-
-
-# An engine whose every score is a little off, which only a comparison can find.
-SICK = """
-from narsil_graph.__main__ import main
-from narsil_graph.engine.cpu_plan import CpuPlan
-
-scores = CpuPlan.scores
-CpuPlan.scores = lambda self, slot: scores(self, slot) + 1e-4
-main()
-"""
-
-
-def test_doctor_ends_with_1_and_names_bucket_and_check_when_scores_are_off() -> None:
-    ended = run_python("-c", SICK, "doctor", "--buckets", "1,4")
-    assert ended.returncode == 1
-    assert only_sentence(ended).startswith(
-        "bucket 1: parity: scores are 1.0e-04 off float64, more than 1e-06; bucket 4: "
-    )
-    assert "healthy" not in ended.stdout
-
-
-def test_server_does_not_start_on_scores_that_are_off(tmp_path: Path) -> None:
-    bind = f"ipc://{tmp_path}/s"
-    ended = run_python("-c", SICK, "serve", "--buckets", "4", "--bind", bind, "--dry-run")
-    assert ended.returncode == 1
-    assert only_sentence(ended).startswith("bucket 4 is 1.0e-04 off the float64 scores, more than 1e-05: ")
-    assert ended.stdout == ""
-
-
-def test_int8_without_ranges_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    archive, output = draft(Shape()).write(tmp_path / "ctr.pt"), tmp_path / "ctr.safetensors"
-    assert narsil("import", archive, "-o", output).returncode == 0
-    ended = narsil("doctor", output, "--precision", "int8")
-    assert ended.returncode == 1
-    assert "run narsil-graph calibrate" in only_sentence(ended)
-
-
-def test_doctor_refuses_wrong_buckets_as_usage() -> None:
-    ended = narsil("doctor", "--buckets", "2,1")
-    assert ended.returncode == 2
-    assert only_sentence(ended) == "--buckets: want row counts of at least 1 that increase, got '2,1'"
 
 
 def test_unknown_command_is_a_usage_error() -> None:

@@ -30,6 +30,7 @@ def test_ready_file_says_who_serves_what_and_how(server: ServerProcess, model: M
         "threads": "1",
         "mode": "batch",
         "buckets": "1,8,64",
+        "launches": "1:1/0/0,8:1/0/0,64:1/0/56",
     }
     assert [path.name for path in server.ready_path.parent.glob("ready*")] == ["ready"]
 

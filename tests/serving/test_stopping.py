@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import pytest
 import zmq
 
+from narsil_graph.build import EngineConfig, build_engine
 from narsil_graph.engine.arena import RowRange
-from narsil_graph.engine.engine import Engine, Launched
-from narsil_graph.engine.launcher import Precision
+from narsil_graph.engine.engine import Engine, Flight
 from narsil_graph.limits import limits_of
+from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
-from narsil_graph.server import Server, StopSignals
-from narsil_graph.serving import build_engine
+from narsil_graph.server import Server
+from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket
 from narsil_transport.router import Router
@@ -98,7 +99,8 @@ class Local:
 
 @pytest.fixture
 def local(model: Model, fbgemm_library: None) -> Iterator[Local]:
-    engine = build_engine(model, engine="plan", precision=Precision.F32, bucket_rows=(8,), ids_per_row=None)
+    engine = build_engine(model, EngineConfig(device="cpu", bucket_rows=(8,)))
+    engine.capture_all(lambda bucket, captured: None)
     with (
         zmq.Context() as context,
         Router(bind="inproc://server", frames_bytes_max=1 << 20, receive_max=8, context=context) as router,
@@ -106,22 +108,31 @@ def local(model: Model, fbgemm_library: None) -> Iterator[Local]:
     ):
         limits = limits_of(model.spec, rows_max=64, ids_per_row_max=engine.ladder.ids_max)
         batcher = Batcher(ladder=engine.ladder, mode=Mode.WORKER, queue_rows_max=1 << 16)
-        yield Local(Server(router=router, engine=engine, batcher=batcher, limits=limits, model=model), peer, engine)
+        server = Server(
+            router=router,
+            engine=engine,
+            batcher=batcher,
+            limits=limits,
+            model=model,
+            counters=Counters(eager=False),
+            verify=lambda bucket: None,
+        )
+        yield Local(server, peer, engine)
 
 
 def before_launch(local: Local, launch: int, act: object) -> None:
     """Do ``act`` before the launch of this number, counted from 1."""
-    run, launches = local.engine.run, 0
+    submit, launches = local.engine.submit, 0
 
-    def counted(bucket: Bucket, row_ranges: Iterable[RowRange]) -> Launched:
+    def counted(bucket: Bucket, row_ranges: Iterable[RowRange]) -> Flight:
         nonlocal launches
         launches += 1
         if launches == launch:
             assert callable(act)
             act()
-        return run(bucket, row_ranges)
+        return submit(bucket, row_ranges)
 
-    local.engine.run = counted  # type: ignore[method-assign]
+    local.engine.submit = counted  # type: ignore[method-assign]
 
 
 def break_down() -> None:
@@ -176,11 +187,11 @@ from narsil_graph.engine.engine import Engine
 def fail(self, bucket, row_ranges):
     raise RuntimeError("no such memory")
 
-def announce_and_break(*arguments):
-    announce(*arguments)
-    Engine.run = fail
+def tell_and_break(*arguments):
+    tell_ready(*arguments)
+    Engine.submit = fail
 
-announce, serving.announce = serving.announce, announce_and_break
+tell_ready, serving.tell_ready = serving.tell_ready, tell_and_break
 main()
 """
 

@@ -134,6 +134,35 @@ def test_full_queue_is_overloaded_and_keeps_what_it_has() -> None:
     assert queue.add(admitted(one_hot(1))) is None
 
 
+def test_new_ladder_is_used_from_the_next_batch_on() -> None:
+    queue = batcher(Mode.WORKER)
+    queued(queue, *[(1, None)] * 4)
+    taken: list[int] = []
+    for ladder in (LADDER.buckets[3:], LADDER.buckets[1:], LADDER.buckets, LADDER.buckets[2:]):
+        queue.use(BucketLadder(ladder))
+        batch = queue.take(0)
+        assert batch is not None
+        taken.append(batch.bucket.rows)
+    assert taken == [8, 2, 1, 4]
+
+
+def test_new_ladder_takes_the_rest_of_a_cut_request() -> None:
+    queue = batcher(ladder=BucketLadder(LADDER.buckets[3:]))
+    (entered,) = queued(queue, (9, None))
+    assert queue.cut is None
+    assert ranges(queue.take(0)) == [(0, 0, 8)]
+    assert queue.cut is entered
+    queue.use(LADDER)
+    batch = queue.take(0)
+    assert ranges(batch) == [(0, 8, 9)] and batch is not None and batch.bucket == LADDER.buckets[0]
+    assert queue.cut is None
+
+
+def test_ladder_with_another_largest_bucket_is_no_replacement() -> None:
+    with pytest.raises(AssertionError):
+        batcher().use(BucketLadder(LADDER.buckets[:3]))
+
+
 def test_queue_without_room_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="queue_rows_max"):
         batcher(queue_rows_max=0)

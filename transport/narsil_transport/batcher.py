@@ -88,6 +88,16 @@ class Batcher:
         """Requests with at least one row not yet given out."""
         return len(self._urgent) + len(self._patient) + (self._cut is not None)
 
+    @property
+    def cut(self) -> Admitted | None:
+        """The pending request of which some rows have been given out, if there is one."""
+        return self._cut
+
+    def use(self, ladder: BucketLadder) -> None:
+        """Pack into these buckets from the next batch on. The largest must stay: what it holds was admitted."""
+        assert ladder.buckets[-1] == self._ladder.buckets[-1]
+        self._ladder = ladder
+
     def add(self, admitted: Admitted) -> Refusal | None:
         """Queue it, or refuse it where the queue would hold more than `queue_rows_max` rows."""
         pending_rows = self._pending_rows + admitted.rows
