@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check venv bench clean
+.PHONY: serve test check venv bench gpu-check clean
 
 serve: .venv/serving
 	$(BIN)/narsil-graph serve
@@ -23,6 +23,10 @@ venv: .venv/developing
 bench: .venv/developing
 	$(BIN)/pip install --quiet --editable '.[cpu,bench]'
 	$(BIN)/python benchmarks/run.py
+
+# Tests, doctor and replay benchmark on a CUDA machine, with the packages that $(PYTHON) finds; needs no install.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 # Once developing, serving needs nothing more; both stamps hold until the dependencies change.
 .venv/serving: pyproject.toml

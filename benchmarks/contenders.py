@@ -16,7 +16,8 @@ from benchmarks.peers.torchscript_forward import torchscript_forward
 from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.cpu_int8 import Int8Unavailable
 from narsil_graph.engine.cpu_plan import CpuPlan
-from narsil_graph.engine.eager import EagerForward, key_major, table_batched_lookup
+from narsil_graph.engine.eager import HOST, ROW_ALIGNMENT_BYTES, EagerForward, key_major
+from narsil_graph.engine.forward import flat_rows, table_batched_lookup
 from narsil_graph.engine.launcher import Launcher, Precision, Slot
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import SpecError
@@ -44,14 +45,16 @@ class PeerForward(Launcher):
     def __init__(self, model: Model, forward: DenseForward) -> None:
         self._features = len(model.spec.sparse_features)
         self._dense_width = len(model.spec.dense_features)
-        self._lookup = table_batched_lookup(model)
+        alignment_bytes = ROW_ALIGNMENT_BYTES[HOST.type]
+        stored, begins = flat_rows(model, alignment_bytes)
+        self._lookup = table_batched_lookup(model.spec, stored, begins, torch.float32, alignment_bytes)
         self._forward = forward
 
-    def capture(self, bucket: Bucket) -> Slot:
+    def capture(self, bucket: Bucket) -> tuple[Slot, ...]:
         no_bases = np.zeros(self._features, np.int32)
         arena = Arena(bucket, dense_width=self._dense_width, id_bases=no_bases, lead=0)
         scores = np.zeros(bucket.rows, np.float32)
-        return Slot(arena=arena, program=partial(self._score, arena, scores), scores=scores, kernels="peer")
+        return (Slot(arena=arena, program=partial(self._score, arena, scores), scores=scores, kernels="peer"),)
 
     def _score(self, arena: Arena, scores: NDArray[np.float32]) -> None:
         pooled = self._lookup(*key_major(arena, self._features))
@@ -78,7 +81,7 @@ class Contest:
         bucket = Bucket(rows, rows * len(self._spec.sparse_features))
         rng = np.random.default_rng(SEED)
         requests = [one_hot_request(self._spec, rows, rng) for _ in range(POOL)]
-        slots = {name: launcher.capture(bucket) for name, launcher in self._launchers.items()}
+        slots = {name: launcher.capture(bucket)[0] for name, launcher in self._launchers.items()}
         self._check(slots, requests[0])
         order = deque(slots)
         pool = cycle(requests)

@@ -20,6 +20,7 @@ from narsil_graph.engine.launcher import Launcher, Slot
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.limits import limits_of
+from narsil_graph.metrics import Counters
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
 from narsil_graph.server import Server, stage_times
@@ -42,10 +43,10 @@ class NoLaunch(Launcher):
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
 
-    def capture(self, bucket: Bucket) -> Slot:
+    def capture(self, bucket: Bucket) -> tuple[Slot, ...]:
         width, bases = len(self._spec.dense_features), table_bases(self._spec)
         arena = Arena(bucket, dense_width=width, id_bases=bases, lead=1)
-        return Slot(arena=arena, program=lambda: None, scores=np.zeros(bucket.rows, np.float32), kernels="none")
+        return (Slot(arena=arena, program=lambda: None, scores=np.zeros(bucket.rows, np.float32), kernels="none"),)
 
 
 @dataclass(slots=True)
@@ -71,9 +72,9 @@ def main() -> None:
 
 
 def measured(model: Model, rows: int, *, rounds: int) -> dict[str, object]:
-    ladder = BucketLadder.from_rows(parse_rows(BUCKETS), ids_per_row=4 * len(model.spec.sparse_features))
+    ladder = BucketLadder.from_rows(parse_rows(BUCKETS["cpu"]), ids_per_row=4 * len(model.spec.sparse_features))
     engine = Engine(NoLaunch(model.spec), ladder)
-    engine.capture(lambda bucket, slot, seconds: None)
+    engine.capture_all(lambda bucket, captured: None)
     limits = limits_of(model.spec, rows_max=4096, ids_per_row_max=ladder.ids_max)
     batcher = Batcher(ladder=ladder, mode=Mode.BATCH, queue_rows_max=65536)
     rng = np.random.default_rng(machine.SEED)
@@ -82,7 +83,15 @@ def measured(model: Model, rows: int, *, rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
         bind, limit = f"ipc://{folder}/hot", frame_bytes_max(limits, ladder)
         with Router(bind=bind, frames_bytes_max=limit, receive_max=1024) as router:
-            server = Server(router=router, engine=engine, batcher=batcher, limits=limits, model=model)
+            server = Server(
+                router=router,
+                engine=engine,
+                batcher=batcher,
+                limits=limits,
+                model=model,
+                counters=Counters(eager=False),
+                verify=lambda bucket: None,
+            )
             dealer = connect([bind], inflight_max=2 * DEPTH, context=None)
             for _ in range(rounds):
                 queue(dealer, frames)
@@ -142,7 +151,7 @@ def answer(server: Server, batches: list[Batch], clock: Clock) -> None:
     """Fill, and scatter and encode, and send, batch by batch."""
     scatter = Scatter()
     for batch in batches:
-        slot = server.engine.slots[batch.bucket]
+        slot = server.engine.captured[batch.bucket].slots[0]
         clock.at_ns = time.perf_counter_ns()
         slot.arena.fill([(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces])
         clock.lap("fill")
@@ -171,7 +180,7 @@ def answer(server: Server, batches: list[Batch], clock: Clock) -> None:
 def whole_ns(server: Server) -> int:
     begin_ns = time.perf_counter_ns()
     server.step(1000)
-    while server.batcher.pending_requests:
+    while server.batcher.pending_requests or server.in_flight:
         server.step(0)
     return time.perf_counter_ns() - begin_ns
 

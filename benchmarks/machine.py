@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL_CACHE = ROOT / ".venv" / "benchmarks" / "reference.safetensors"
 SEED = 0
 RESAMPLES = 2000
-PACKAGES = ("torch", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "pyzmq", "msgpack", "onnxruntime")
+PACKAGES = (
+    *("torch", "fbgemm-gpu-cpu", "fbgemm-gpu", "triton", "cuda-bindings"),
+    *("numpy", "pyzmq", "msgpack", "onnxruntime"),
+)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -48,7 +51,7 @@ def describe() -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.2f} runnable processes over the last minute, before this started",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))),
-        "commit": _commit(),
+        "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
         "seed": str(SEED),
     }
@@ -75,9 +78,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str:
+def commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+        try:
+            return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+        except FileNotFoundError:
+            return ""
 
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" + changes" if git("status", "--porcelain") else "")
 

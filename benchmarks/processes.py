@@ -93,9 +93,17 @@ class Served(Process):
     """`narsil-graph serve` and the endpoints that it answers at."""
 
     def __init__(
-        self, model: Path, bind: str, *, precision: str = "f32", workers: int = 1, cpu: int | None = None
+        self,
+        model: Path,
+        bind: str,
+        *,
+        precision: str = "f32",
+        workers: int = 1,
+        cpu: int | None = None,
+        device: str = "cpu",
     ) -> None:
         options = ["--model", str(model), "--bind", bind, "--precision", precision, "--workers", str(workers)]
+        options += ["--device", device]
         # The workers' own ready lines come before their supervisor's.
         ready = "ready" if workers == 1 else f"ready {workers} workers"
         super().__init__([sys.executable, "-m", "narsil_graph", "serve", *options], ready=ready, cpu=cpu)
