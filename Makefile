@@ -24,9 +24,9 @@ bench: .venv/developing
 	$(BIN)/pip install --quiet --editable '.[cpu,bench]'
 	$(BIN)/python benchmarks/run.py
 
-# Tests, doctor and replay benchmark on a CUDA machine, with the packages that $(PYTHON) finds; needs no install.
+# Tests, doctor and replay benchmark on a CUDA machine, with the packages that .venv or $(PYTHON) has; installs nothing.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py
 
 # Once developing, serving needs nothing more; both stamps hold until the dependencies change.
 .venv/serving: pyproject.toml

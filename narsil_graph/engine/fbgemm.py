@@ -6,6 +6,7 @@ also skips FBGEMM's own check that it fits the installed torch, so the check is 
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ def load_library() -> None:
     if spec is None or spec.origin is None:
         raise LibraryError("FBGEMM is not installed: pip install 'narsil-graph[cpu]' (or [cuda])")
     check_pair(torch.__version__, _installed_version())
+    # Of a torch built for CUDA, lookups on the host would allocate each result in page-locked memory.
+    os.environ.setdefault("FBGEMM_TBE_CPU_OUTPUT_DISABLE_PINNED_MEMORY", "1")
     library = Path(spec.origin).parent / "fbgemm_gpu_tbe_inference.so"
     try:
         torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
