@@ -1,6 +1,7 @@
 """The CUDA device through torch: streams, pools, captures, marks."""
 
 import gc
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,20 @@ def faults(doing: str) -> Generator[None]:
         yield
     except RuntimeError as error:
         raise fault(doing, error) from error
+
+
+@contextmanager
+def hidden_waits_raise() -> Generator[None]:
+    """While entered, an operator of torch that waits for the device raises RuntimeError instead."""
+    with warnings.catch_warnings():
+        # That it does not know every operator that waits: a capture does, and fails at the others.
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            # Before anyone's own wait, which would raise as well.
+            torch.cuda.set_sync_debug_mode("default")
 
 
 class CudaDevice(Device):
@@ -76,12 +91,8 @@ class CudaLane(Lane):
             torch.cuda.synchronize()
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UP_RUNS):
-                    torch.cuda.set_sync_debug_mode("error")
-                    try:
+                    with hidden_waits_raise():
                         program()
-                    finally:
-                        # Before our own wait, which would raise as well.
-                        torch.cuda.set_sync_debug_mode("default")
             self._stream.synchronize()
 
     def capture(self, program: Program) -> Graph:
