@@ -46,8 +46,15 @@ class EngineConfig:
                 f"--precision {self.precision.value} does not run on --device {self.device}: "
                 f"want one of {', '.join(precision.value for precision in known)}"
             )
-        if self.device == "cpu" and (self.lanes > 1 or self.kernels is not Kernels.FBGEMM):
-            raise UsageFailure("--lanes and --kernels are for --device cuda; on a CPU, --workers makes more lanes")
+        graphs_only = {
+            "--lanes": self.lanes > 1,
+            "--kernels": self.kernels is not Kernels.FBGEMM,
+            "--completion": self.completion is not Completion.EVENT,
+            "--graph-memory": self.graph_memory_mib is not None,
+        }
+        asked = [option for option, given in graphs_only.items() if given]
+        if self.device == "cpu" and asked:
+            raise UsageFailure(f"{asked[0]} is for --device cuda, and this is --device cpu")
 
     def ladder(self, features: int) -> BucketLadder:
         """The buckets for a model of that many sparse features."""

@@ -11,7 +11,7 @@ from narsil_graph.engine import fbgemm
 from narsil_graph.engine.cpu_plan import CpuPlan
 from narsil_graph.engine.cuda_support import NoCuda
 from narsil_graph.engine.eager import EagerForward
-from narsil_graph.engine.graph_options import GraphOptions, Kernels
+from narsil_graph.engine.graph_options import Completion, GraphOptions, Kernels
 from narsil_graph.engine.launcher import Precision
 from narsil_graph.errors import Failure, UsageFailure
 from tests.engine.tape import TapeDevice
@@ -35,12 +35,15 @@ def test_precision_runs_where_it_has_kernels(device: str, precision: Precision) 
             EngineConfig(device=device, bucket_rows=(1,), precision=precision)
 
 
-def test_lanes_and_kernels_are_for_cuda() -> None:
-    with pytest.raises(UsageFailure, match="--workers makes more lanes"):
-        replace(CPU, lanes=2)
-    with pytest.raises(UsageFailure, match="for --device cuda"):
-        replace(CPU, kernels=Kernels.TRITON)
-    assert replace(CUDA, lanes=2, kernels=Kernels.TRITON).lanes == 2
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lanes", 2), ("kernels", Kernels.TRITON), ("completion", Completion.SEQUENCE), ("graph_memory_mib", 8)],
+)
+def test_options_of_graphs_are_for_cuda(option: str, value: object) -> None:
+    named = f"--{option.removesuffix('_mib').replace('_', '-')} is for --device cuda"
+    with pytest.raises(UsageFailure, match=named):
+        replace(CPU, **{option: value})  # type: ignore[arg-type]
+    assert getattr(replace(CUDA, **{option: value}), option) == value  # type: ignore[arg-type]
 
 
 def test_bucket_has_room_for_one_id_in_each_feature() -> None:
