@@ -23,11 +23,13 @@ from narsil_graph.limits import limits_of
 from narsil_graph.metrics import Counters
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
+from narsil_graph.schedule import Schedule
 from narsil_graph.server import Server, stage_times
 from narsil_graph.serving import frame_bytes_max
 from narsil_transport.admission import Admitted, admit
 from narsil_transport.batcher import Batch, Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder, parse_rows
+from narsil_transport.cost import CostModel, LaunchCost
 from narsil_transport.router import Router
 from narsil_transport.wire import InferRequest, decode_request, encode_request, encode_scores
 
@@ -76,7 +78,9 @@ def measured(model: Model, rows: int, *, rounds: int) -> dict[str, object]:
     engine = Engine(NoLaunch(model.spec), ladder)
     engine.capture_all(lambda bucket, captured: None)
     limits = limits_of(model.spec, rows_max=4096, ids_per_row_max=ladder.ids_max)
-    batcher = Batcher(ladder=ladder, mode=Mode.BATCH, queue_rows_max=65536)
+    # A launch of a microsecond a row, of which nothing is waited for.
+    cost = CostModel({bucket: LaunchCost(1000 * bucket.rows, 1000 * bucket.rows) for bucket in ladder.buckets})
+    batcher = Batcher(ladder=ladder, cost=cost, mode=Mode.BATCH, queue_rows_max=65536)
     rng = np.random.default_rng(machine.SEED)
     frames = [encode_request(one_hot_request(model.spec, rows, rng)) for _ in range(DEPTH)]
     taken_us: dict[str, list[float]] = defaultdict(list)
@@ -86,7 +90,7 @@ def measured(model: Model, rows: int, *, rounds: int) -> dict[str, object]:
             server = Server(
                 router=router,
                 engine=engine,
-                batcher=batcher,
+                schedule=Schedule(batcher, cost),
                 limits=limits,
                 model=model,
                 counters=Counters(eager=False),

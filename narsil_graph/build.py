@@ -94,16 +94,21 @@ def _cuda(model: Model, config: EngineConfig, ladder: BucketLadder) -> Launcher:
     return CudaGraphs(model, device, options)
 
 
-def refuse_beyond_memory(model: Model, config: EngineConfig, ladder: BucketLadder, device: Device) -> None:
-    """A Failure with the arithmetic where the graphs need more than they may have, or than the device has."""
+def graph_memory(model: Model, config: EngineConfig, ladder: BucketLadder) -> GraphMemory:
+    """What the graphs of ``ladder`` need on a CUDA device."""
     dtype: torch.dtype = DTYPES[config.precision]
-    memory = GraphMemory(
+    return GraphMemory(
         spec=model.spec,
         ladder=ladder,
         dense_bytes=dtype.itemsize,
         lanes=config.lanes,
         slots_per_lane=config.slots,
     )
+
+
+def refuse_beyond_memory(model: Model, config: EngineConfig, ladder: BucketLadder, device: Device) -> None:
+    """A Failure with the arithmetic where the graphs need more than they may have, or than the device has."""
+    memory = graph_memory(model, config, ladder)
     if config.graph_memory_mib is not None and (refusal := memory.refusal(config.graph_memory_mib)) is not None:
         raise UsageFailure(refusal)
     short = memory.refusal_for_free(free_bytes=device.free_bytes(), weight_bytes=memory.weight_bytes)

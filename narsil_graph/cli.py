@@ -5,9 +5,11 @@ import click
 from narsil_graph import __version__
 from narsil_graph.commands.doctor import doctor
 from narsil_graph.commands.models import calibrate, import_archive, inspect, make_model
+from narsil_graph.commands.plan import plan
 from narsil_graph.commands.predict import predict
 from narsil_graph.commands.quantise import quantise
 from narsil_graph.commands.serve import serve
+from narsil_graph.commands.simulate import simulate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,5 +18,5 @@ def cli() -> None:
     """Serve a DLRM so that a whole forward is one verified launch."""
 
 
-for command in (serve, predict, doctor, import_archive, make_model, calibrate, quantise, inspect):
+for command in (serve, predict, doctor, import_archive, make_model, calibrate, quantise, inspect, plan, simulate):
     cli.add_command(command)

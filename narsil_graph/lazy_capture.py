@@ -1,4 +1,4 @@
-"""The buckets that start-up left out, captured one by one while the server has nothing else to do."""
+"""The buckets that start-up left out, or that a better ladder adds, captured one by one while nothing else is to do."""
 
 import sys
 from collections import Counter
@@ -20,6 +20,7 @@ class LazyCapture:
         self._engine = engine
         self._verify = verify
         self._wanted: Counter[Bucket] = Counter()
+        self._at_once = True
         self.missing = [bucket for bucket in engine.ladder.buckets if bucket not in engine.captured]
 
     def note(self, batch: Batch) -> None:
@@ -28,17 +29,29 @@ class LazyCapture:
         assert best is not None
         self._wanted[best] += 1
 
-    def capture_next(self) -> BucketLadder:
+    def pursue(self, ladder: BucketLadder) -> BucketLadder | None:
+        """Begin to capture what of ``ladder`` is new; the one in use serves until all of it is there.
+
+        ``ladder`` where nothing of it is new, else None. Nothing may be missing.
+        """
+        self._engine.adopt(ladder)
+        self._wanted.clear()
+        self._at_once = False
+        self.missing = [bucket for bucket in ladder.buckets if bucket not in self._engine.captured]
+        return None if self.missing else ladder
+
+    def capture_next(self) -> BucketLadder | None:
         """Capture, verify and tell of the most wanted bucket. Nothing may be in flight.
 
-        The ladder of all captured buckets; Failure or DeviceFault where the engine cannot be trusted with it.
+        The ladder to use from now on, or None to go on as before. Failure or DeviceFault where the engine cannot be
+        trusted with the bucket.
         """
         bucket = next_capture(self.missing, self._wanted)
         captured = self._engine.capture(bucket)
         self._verify(bucket)
         self.missing.remove(bucket)
         tell_captured(bucket, captured)
-        return self._engine.captured_ladder
+        return self._engine.captured_ladder if self._at_once or not self.missing else None
 
 
 def next_capture(missing: Iterable[Bucket], wanted: Mapping[Bucket, int]) -> Bucket:

@@ -9,6 +9,7 @@ from narsil_graph.engine.scatter import Scatter
 from narsil_graph.features_file import admitted
 from narsil_graph.model.weights import Model
 from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.cost import CostModel, LaunchCost
 from narsil_transport.wire import InferRequest
 
 BUCKET_ROWS_MAX = 512
@@ -30,7 +31,10 @@ def score(
     )
     built = build_engine(model, config)
     built.capture_all(lambda bucket, captured: None)
-    batcher, scatter = Batcher(ladder=built.ladder, mode=Mode.BATCH, queue_rows_max=entered.rows), Scatter()
+    # Of one bucket, whose cost decides nothing.
+    cost = CostModel({bucket: LaunchCost(1, 1) for bucket in built.ladder.buckets})
+    batcher = Batcher(ladder=built.ladder, cost=cost, mode=Mode.BATCH, queue_rows_max=entered.rows)
+    scatter = Scatter()
     batcher.add(entered)
     while batch := batcher.take(0):
         launched = built.run(batch.bucket, [(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces])

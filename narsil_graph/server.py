@@ -5,50 +5,42 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from narsil_graph.control import describe
 from narsil_graph.engine.engine import Engine, Flight, Launched
 from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.lazy_capture import LazyCapture
 from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
+from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS, LAUNCH_TIMEOUT_NS, patience_ms
+from narsil_graph.schedule import Schedule
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.admission import Admitted, ModelLimits, admit
-from narsil_transport.batcher import Batch, Batcher
+from narsil_transport.batcher import Batch, Settings
 from narsil_transport.buckets import Bucket
-from narsil_transport.messages import ControlRequest, HealthReply, HealthState, MetadataReply, Operation, Refused
+from narsil_transport.messages import CancelRequest, Refused
 from narsil_transport.router import Message, Route, Router
 from narsil_transport.status import Refusal, Status
 from narsil_transport.wire import (
     InferRequest,
     StageTimes,
     decode_request,
-    encode_health,
-    encode_metadata,
     encode_refusal,
     encode_scores,
 )
 
-# How long an idle server sleeps before it looks whether it was told to stop.
-IDLE_WAIT_MS = 100
-# With buckets left to capture, a silence of this length is the time to do it.
-CAPTURE_WAIT_MS = 5
-# A replay takes some tens of microseconds: what has not landed after this is no longer worth a core.
-SPIN_NS = 2_000_000
-# The shortest wait of a poll, and so what a launch beyond the spin may wait to be seen.
-LANDING_WAIT_MS = 1
-# No batch takes a thousandth of this: a launch that does will never land.
-LAUNCH_TIMEOUT_NS = 10_000_000_000
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A launched batch, and when the loop took it from the queue."""
+    """A launched batch, when the loop took it from the queue, and whether its lane had nothing else to do."""
 
     batch: Batch
     flight: Flight
     begin_ns: int
+    alone: bool
 
 
 class Server:
@@ -63,7 +55,7 @@ class Server:
         *,
         router: Router,
         engine: Engine,
-        batcher: Batcher,
+        schedule: Schedule,
         limits: ModelLimits,
         model: Model,
         counters: Counters,
@@ -71,7 +63,8 @@ class Server:
     ) -> None:
         self.router = router
         self.engine = engine
-        self.batcher = batcher
+        self.schedule = schedule
+        self.batcher = schedule.batcher
         self.limits = limits
         self.model = model
         self.version = model.version
@@ -88,11 +81,11 @@ class Server:
 
         Raises what the engine raised, after everyone who waited was told.
         """
-        missing = self.lazy.missing
+        lazy = self.lazy
         while not stop.requested:
-            busy = self.step(CAPTURE_WAIT_MS if missing else IDLE_WAIT_MS)
-            if missing and not (busy or stop.requested):
-                self.capture_next()
+            busy = self.step(CAPTURE_WAIT_MS if lazy.missing else IDLE_WAIT_MS)
+            if not (busy or stop.requested):
+                self.use_the_silence()
         self.drain()
 
     def step(self, idle_wait_ms: int) -> bool:
@@ -102,24 +95,33 @@ class Server:
         """
         in_flight, batcher = self.in_flight, self.batcher
         queued, flights = batcher.pending_requests, len(in_flight)
-        wait_ms = patience_ms(
-            queued=queued,
-            in_flight=flights,
-            since_launch_ns=time.monotonic_ns() - self.last_launch_ns,
-            idle_ms=idle_wait_ms,
-        )
-        arrived = self.router.receive(wait_ms)
+        arrived = self.router.receive(self.wait_ms(queued, flights, idle_wait_ms))
         for message in arrived:
             self.accept(message)
         now_ns = time.monotonic_ns()
         for late in batcher.expired(now_ns):
-            self.refuse(late.route, late.request.request_id, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
+            self.drop(late, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
         while self.engine.room and (batch := batcher.take(now_ns)) is not None:
             self.launch(batch)
         # A copy: what has landed leaves the queue. In the order of launch, though lanes may overtake each other.
         for flying in tuple(in_flight):
             self.land(flying)
+        self.schedule.adjust(now_ns)
         return bool(arrived or queued or flights)
+
+    def wait_ms(self, queued: int, flights: int, idle_ms: int) -> int:
+        """How long the next look at the socket may wait."""
+        if not (queued or flights):
+            return idle_ms
+        now_ns = time.monotonic_ns()
+        wake_ns = self.batcher.wake_ns(now_ns)
+        return patience_ms(
+            queued=queued,
+            in_flight=flights,
+            since_launch_ns=now_ns - self.last_launch_ns,
+            linger_ns=0 if wake_ns is None else max(wake_ns - now_ns, 0),
+            idle_ms=idle_ms,
+        )
 
     def accept(self, message: Message) -> None:
         """Decode, admit and queue a message; whatever it is, it gets exactly one reply, now or after its batch."""
@@ -131,14 +133,33 @@ class Server:
                 self.refuse(message.route, request.request_id, refusal)
         elif isinstance(request, Refused):
             self.refuse(message.route, request.request_id, request.refusal)
+        elif isinstance(request, CancelRequest):
+            self.cancel(message.route.identity, request.request_id)
         else:
-            self.router.send(message.route, [self.describe(request, now_ns)])
+            self.router.send(message.route, [describe(self, request, now_ns)])
 
     def enqueue(self, request: InferRequest, route: Route, now_ns: int) -> Refusal | None:
         if self.draining:
             return Refusal(Status.DRAINING, "the server is stopping")
-        outcome = admit(request, limits=self.limits, now_ns=now_ns, route=route)
-        return self.batcher.add(outcome) if isinstance(outcome, Admitted) else outcome
+        schedule = self.schedule
+        outcome = admit(
+            request,
+            limits=self.limits,
+            now_ns=now_ns,
+            route=route,
+            default_deadline_us=schedule.default_deadline_us,
+        )
+        return schedule.enter(outcome, now_ns) if isinstance(outcome, Admitted) else outcome
+
+    def cancel(self, identity: bytes, request_id: int | None) -> None:
+        """Free the queued rows of a peer's request, or of all its requests; each is told so, if the peer is there."""
+
+        def given_up(queued: Admitted) -> bool:
+            assert isinstance(queued.route, Route)
+            return queued.route.identity == identity and request_id in (None, queued.request.request_id)
+
+        for admitted in self.batcher.cancel(given_up):
+            self.drop(admitted, Refusal(Status.CANCELLED, "cancelled by the client before it was launched"))
 
     def launch(self, batch: Batch) -> None:
         """Fill a free slot and launch it."""
@@ -150,7 +171,8 @@ class Server:
         except Exception:
             self.fail(batch)
             raise
-        self.in_flight.append(InFlight(batch, flight, begin_ns))
+        alone = self.schedule.launched(batch, flight.slot.lane, begin_ns)
+        self.in_flight.append(InFlight(batch, flight, begin_ns, alone))
         if self.lazy.missing:
             self.lazy.note(batch)
 
@@ -175,9 +197,11 @@ class Server:
         batch = flying.batch
         self.counters.launched(batch.bucket, batch.rows)
         landed_ns = time.monotonic_ns()
+        self.schedule.landed(batch, flying.flight.slot.lane, launched, landed_ns, alone=flying.alone)
         for finished in self.scatter.split(batch, launched.scores):
             times = stage_times(finished.admitted, launched, flying.begin_ns, landed_ns)
             self.counters.answered(Status.OK)
+            self.schedule.ended(finished.admitted, Status.OK, landed_ns)
             request = finished.admitted.request
             frames = encode_scores(
                 request.request_id,
@@ -190,26 +214,43 @@ class Server:
             )
             self.send(finished.admitted.route, frames)
 
-    def capture_next(self) -> None:
-        """Capture one more bucket, and use it from the next batch on."""
+    def use_the_silence(self) -> None:
+        """Capture one missing bucket, or take up a better ladder and begin to capture that."""
+        replanner = self.schedule.replanner
         try:
-            self.batcher.use(self.lazy.capture_next())
+            if self.lazy.missing:
+                ladder = self.lazy.capture_next()
+                if ladder is not None:
+                    self.batcher.use(ladder)
+            elif replanner is not None:
+                better = replanner.propose(time.monotonic_ns(), self.schedule.cost, self.engine.ladder)
+                if better is not None and (ladder := self.lazy.pursue(better)) is not None:
+                    self.batcher.use(ladder)
         except Exception:
             self.fail()
             raise
 
     def fail(self, *launching: Batch) -> None:
         """The engine broke: everyone who waits is told so before the process ends, and the engine is left alone."""
+        self.batcher.tune(Settings())  # or take would let some linger
         lost = [*(flying.batch for flying in self.in_flight), *launching]
         self.in_flight.clear()
+        queued = self.batcher.cancel(lambda admitted: True)
+        # What cannot be cancelled: the rest of a request that was split.
         while (batch := self.batcher.take(time.monotonic_ns())) is not None:
             lost.append(batch)
         # A request that was split is in several batches.
         waiting = {id(piece.admitted): piece.admitted for batch in lost for piece in batch.pieces}
+        waiting |= {id(admitted): admitted for admitted in queued}
         refusal = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
         for admitted in waiting.values():
-            self.refuse(admitted.route, admitted.request.request_id, refusal)
+            self.drop(admitted, refusal)
         self.drain()
+
+    def drop(self, admitted: Admitted, refusal: Refusal) -> None:
+        """Tell an admitted request that it will not be scored."""
+        self.schedule.ended(admitted, refusal.status, time.monotonic_ns())
+        self.refuse(admitted.route, admitted.request.request_id, refusal)
 
     def refuse(self, route: object, request_id: int, refusal: Refusal) -> None:
         self.counters.answered(refusal.status)
@@ -217,33 +258,20 @@ class Server:
 
     def send(self, route: object, frames: tuple[bytes, ...]) -> None:
         assert isinstance(route, Route)
-        self.router.send(route, frames)
-
-    def describe(self, request: ControlRequest, now_ns: int) -> bytes:
-        """The answer to a HEALTH or METADATA question."""
-        if request.operation is Operation.HEALTH:
-            state = HealthState.DRAINING if self.draining else HealthState.READY
-            uptime_s = (now_ns - self.started_ns) / 1e9
-            inflight = self.unanswered()
-            return encode_health(HealthReply(request.request_id, self.version, state, inflight, uptime_s))
-        meta = {
-            "spec": self.model.spec.to_dict(),
-            "rows_max": self.limits.rows_max,
-            "buckets": [[bucket.rows, bucket.ids] for bucket in self.engine.captured_ladder.buckets],
-            "missing_buckets": [[bucket.rows, bucket.ids] for bucket in self.lazy.missing],
-            "counters": self.counters.to_dict(dropped_replies=self.router.dropped_replies),
-        }
-        return encode_metadata(MetadataReply(request.request_id, self.version, meta))
+        if not self.router.send(route, frames) and self.batcher.pending_requests:
+            # The peer has gone: nobody waits for what it has queued.
+            self.cancel(route.identity, None)
 
     def unanswered(self) -> int:
         """Requests that were accepted and wait for their reply, queued or in flight."""
         in_flight = {id(piece.admitted) for flying in self.in_flight for piece in flying.batch.pieces}
         # A request that is being cut is in both places.
-        return self.batcher.pending_requests + len(in_flight - {id(self.batcher.cut)})
+        return self.batcher.pending_requests + len(in_flight - {id(cut) for cut in self.batcher.cuts})
 
     def drain(self) -> None:
         """Answer every accepted request and refuse what still arrives."""
         self.draining = True
+        self.batcher.tune(Settings())  # nothing more is worth waiting for
         for _ in range(DRAIN_ROUNDS_MAX):
             while self.in_flight or self.batcher.pending_requests:
                 self.step(0)
@@ -252,13 +280,6 @@ class Server:
                 self.accept(message)
             if not arrived:
                 return
-
-
-def patience_ms(*, queued: int, in_flight: int, since_launch_ns: int, idle_ms: int) -> int:
-    """How long the loop may sleep over the socket: ``idle_ms`` only where no request waits for anything else."""
-    if in_flight:
-        return 0 if since_launch_ns < SPIN_NS else LANDING_WAIT_MS
-    return 0 if queued else idle_ms
 
 
 def stage_times(admitted: Admitted, launched: Launched, begin_ns: int, landed_ns: int) -> StageTimes:

@@ -3,22 +3,31 @@
 import gc
 import resource
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from narsil_graph.build import EngineConfig, build_engine
+from narsil_graph.build import EngineConfig, build_engine, graph_memory
+from narsil_graph.engine.engine import Engine
 from narsil_graph.errors import UsageFailure
 from narsil_graph.lazy_capture import tell_captured
 from narsil_graph.limits import limits_of
+from narsil_graph.machine_id import machine_id
+from narsil_graph.measure_cost import measure, measure_bucket
 from narsil_graph.metrics import Counters
-from narsil_graph.model.weights import load_model
+from narsil_graph.model.weights import Model, load_model
 from narsil_graph.ready_file import tell_ready
+from narsil_graph.replan import Replanner
+from narsil_graph.schedule import Schedule
 from narsil_graph.server import Server
+from narsil_graph.slo import SloController
 from narsil_graph.start_check import StartCheck
 from narsil_graph.stop_signals import StopSignals
+from narsil_graph.trace import Recorder, TraceHeader
 from narsil_transport.admission import ModelLimits
-from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.batcher import Batcher, Mode, Settings
 from narsil_transport.buckets import Bucket, BucketLadder
+from narsil_transport.cost import CostModel
 from narsil_transport.header import REQUEST_HEADER_BYTES_MAX
 from narsil_transport.router import BindError, Router
 
@@ -35,6 +44,12 @@ class ServeConfig:
     queue_rows_max: int
     request_rows_max: int
     allow_nonfinite: bool
+    deadline_us: int | None
+    linger_us: int
+    slo_p99_us: int | None
+    record: Path | None
+    record_mib: int
+    replan: bool
     lazy_capture: bool
     hot_buckets: tuple[int, ...]
     ready_file: Path | None
@@ -48,6 +63,8 @@ class ServeConfig:
             )
         if self.hot_buckets and not self.lazy_capture:
             raise UsageFailure("--hot-buckets are those captured first with --lazy-capture; without it all are")
+        if self.linger_us and self.slo_p99_us is not None:
+            raise UsageFailure("--slo-p99-us sets the linger itself: leave --linger-us out")
         unknown = sorted(set(self.hot_buckets) - set(self.engine.bucket_rows))
         if unknown:
             raise UsageFailure(f"--hot-buckets {unknown[0]} is not one of --buckets")
@@ -67,48 +84,108 @@ def frame_bytes_max(limits: ModelLimits, ladder: BucketLadder) -> int:
 
 
 def serve(config: ServeConfig) -> None:
-    """Load, capture, check, bind, say so, and serve until told to stop."""
+    """Load, capture, check, measure, bind, say so, and serve until told to stop."""
     begin = time.perf_counter()
     model = load_model(config.model)
     engine = build_engine(model, config.engine)
     counters = Counters(eager=engine.launcher.eager)
     check = StartCheck(model, engine, config.engine.precision, counters)
-    first = config.captured_first(engine.ladder)
-    engine.prepare()
-    for bucket in first:
-        tell_captured(bucket, engine.capture(bucket))
-    error = max(check(bucket) for bucket in first)
+    error = capture_first(config, engine, check)
     limits = limits_of(
         model.spec,
         rows_max=config.request_rows_max,
         ids_per_row_max=engine.ladder.ids_max,
         allow_nonfinite=config.allow_nonfinite,
     )
+    cost = measure(engine, model, limits)
+
+    def learn(bucket: Bucket) -> None:
+        """Check a bucket that was captured late, and measure it."""
+        check(bucket)
+        cost.add(bucket, measure_bucket(engine, model, bucket))
+
     router = Router(
         bind=config.bind,
         frames_bytes_max=frame_bytes_max(limits, engine.ladder),
         # Inline mode answers each request before it looks at the next.
         receive_max=1 if config.mode is Mode.INLINE else 1024,
     )
-    # What start-up made (200,000 objects of torch) is no garbage: a collection must not walk it between requests.
-    gc.collect()
-    gc.freeze()
-    batcher = Batcher(ladder=engine.captured_ladder, mode=config.mode, queue_rows_max=config.queue_rows_max)
-    server = Server(
-        router=router, engine=engine, batcher=batcher, limits=limits, model=model, counters=counters, verify=check
-    )
-    try:
-        router.open()
-    except BindError as refused:
-        raise UsageFailure(str(refused)) from None
-    try:
+    with ExitStack() as closing:
+        schedule = scheduled(config, engine, cost, model, closing)
+        server = Server(
+            router=router, engine=engine, schedule=schedule, limits=limits, model=model, counters=counters, verify=learn
+        )
+        # What start-up made (200,000 objects of torch) is no garbage: a collection must not walk it between requests.
+        gc.collect()
+        gc.freeze()
+        try:
+            router.open()
+        except BindError as refused:
+            raise UsageFailure(str(refused)) from None
+        closing.callback(router.close)
         # A stop signal that follows the ready line at once is a drain already.
         with StopSignals() as stop:
             tell_ready(ready_line(config, router, server, error, time.perf_counter() - begin), config.ready_file)
             if not config.dry_run:
                 server.run(stop)
-    finally:
-        router.close()
+
+
+def capture_first(config: ServeConfig, engine: Engine, check: StartCheck) -> float:
+    """Capture and check the buckets that must be there before the first request; the largest error of their scores."""
+    first = config.captured_first(engine.ladder)
+    engine.prepare()
+    for bucket in first:
+        tell_captured(bucket, engine.capture(bucket))
+    return max(check(bucket) for bucket in first)
+
+
+def scheduled(config: ServeConfig, engine: Engine, cost: CostModel, model: Model, closing: ExitStack) -> Schedule:
+    """The batcher and who watches it, as configured; ``closing`` ends the recording."""
+    ladder = engine.captured_ladder
+    slo = recorder = None
+    if config.slo_p99_us is not None:
+        try:
+            slo = SloController(
+                slo_p99_ns=config.slo_p99_us * 1000, cost=cost, ladder=ladder, slots=engine.launcher.slots_per_lane
+            )
+        except ValueError as error:
+            raise UsageFailure(f"--slo-p99-us {config.slo_p99_us}: {error}") from None
+    if config.record is not None:
+        header = TraceHeader(
+            model=model.spec.name,
+            version=model.version,
+            machine=machine_id(config.engine.device),
+            ladder=engine.ladder,
+            started_unix_ns=time.time_ns(),
+        )
+        began_ns = time.monotonic_ns()
+        recorder = Recorder(config.record, header=header, size_mib_max=config.record_mib, began_ns=began_ns)
+        closing.callback(recorder.close)
+    return Schedule(
+        Batcher(
+            ladder=ladder,
+            cost=cost,
+            mode=config.mode,
+            queue_rows_max=config.queue_rows_max,
+            settings=Settings(linger_ns=config.linger_us * 1000) if slo is None else slo.settings,
+        ),
+        cost,
+        lanes=engine.lanes,
+        default_deadline_us=config.deadline_us or config.slo_p99_us,
+        slo=slo,
+        recorder=recorder,
+        replanner=replanning(config, engine.ladder, model) if config.replan else None,
+    )
+
+
+def replanning(config: ServeConfig, ladder: BucketLadder, model: Model) -> Replanner:
+    """Within --graph-memory, if that is given: graphs are never freed one by one, so all that ever were count."""
+    budget_mib = config.engine.graph_memory_mib
+    if budget_mib is None:
+        return Replanner(ladder)
+    return Replanner(
+        ladder, fits=lambda every: graph_memory(model, config.engine, every).total_bytes <= budget_mib * 2**20
+    )
 
 
 def ready_line(config: ServeConfig, router: Router, server: Server, error: float, seconds: float) -> str:

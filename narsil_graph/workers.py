@@ -36,8 +36,18 @@ def worker_endpoint(bind: str, index: int) -> str:
 class Supervisor:
     """Starts the workers, restarts one that dies, and passes the stop signals on."""
 
-    def __init__(self, arguments: list[str], endpoints: list[str], *, ready_file: Path | None, dry_run: bool) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        endpoints: list[str],
+        *,
+        ready_file: Path | None,
+        record: Path | None,
+        dry_run: bool,
+    ) -> None:
+        """Each worker's trace is at ``record`` with its number behind."""
         self._arguments = arguments
+        self._record = record
         self._endpoints = endpoints
         self._ready_file = ready_file
         self._dry_run = dry_run
@@ -88,6 +98,8 @@ class Supervisor:
     def _start(self, index: int, mark: Path) -> subprocess.Popen[bytes]:
         cpu = self._cpus[index % len(self._cpus)]
         own = ["--workers", "1", "--bind", self._endpoints[index], "--ready-file", str(mark)]
+        if self._record is not None:
+            own += ["--record", f"{self._record}.{index}"]
         # The child pins itself before its libraries size their thread pools, and asks the kernel to end it with us.
         code = (
             f"import ctypes, os; os.sched_setaffinity(0, {{{cpu}}}); "
@@ -108,7 +120,8 @@ def supervise(context: click.Context, workers: int) -> None:
     """Run ``serve`` with the context's own options in ``workers`` processes."""
     parameters = context.params
     endpoints = [worker_endpoint(parameters["bind"], index) for index in range(workers)]
-    Supervisor(_arguments(context), endpoints, ready_file=parameters["ready_file"], dry_run=parameters["dry_run"]).run()
+    own = {name: parameters[name] for name in ("ready_file", "record", "dry_run")}
+    Supervisor(_arguments(context), endpoints, **own).run()
 
 
 def _arguments(context: click.Context) -> list[str]:
@@ -116,7 +129,7 @@ def _arguments(context: click.Context) -> list[str]:
     arguments: list[str] = []
     for option in context.command.params:
         value = context.params.get(option.name or "")
-        if option.name in ("workers", "bind", "ready_file", "config") or value is None or value is False:
+        if option.name in ("workers", "bind", "ready_file", "config", "record") or value is None or value is False:
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         arguments += [option.opts[0]] if value is True else [option.opts[0], text]

@@ -13,6 +13,7 @@ from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE, engine_confi
 
 if TYPE_CHECKING:
     from narsil_graph.build import EngineConfig
+    from narsil_graph.cost_file import CostFile
     from narsil_graph.engine.doctor import BucketReport, Diagnosis
     from narsil_graph.engine.engine import Engine
     from narsil_graph.model.weights import Model
@@ -30,12 +31,23 @@ COLUMNS = (
 @click.option("--against", type=MODEL_PATH, default=None, metavar="ORIGINAL",
               help="Also print how far scores are from those of the model that MODEL was quantised from.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--save-cost", type=MODEL_PATH, default=None, metavar="FILE",
+              help="Write what launches and messages cost here, for plan and simulate.")  # fmt: skip
 @click.option("--dot", type=MODEL_PATH, default=None, metavar="FILE",
               help="Write the largest bucket's graph in the DOT language (cuda).")  # fmt: skip
-def doctor(model: Path, threads: int, against: Path | None, as_json: bool, dot: Path | None, **options: Any) -> None:
+def doctor(
+    model: Path,
+    threads: int,
+    against: Path | None,
+    as_json: bool,
+    save_cost: Path | None,
+    dot: Path | None,
+    **options: Any,
+) -> None:
     """Examine every slot of every bucket, and the engine as a whole; exit 1 when any check fails.
 
-    On cuda the weights must fit the device twice: the eager forward has its own.
+    On cuda the weights must fit the device twice: the eager forward has its own. Costs are measured, and written,
+    only where every check passed.
     """
     from narsil_graph import threads as thread_settings
 
@@ -44,16 +56,13 @@ def doctor(model: Path, threads: int, against: Path | None, as_json: bool, dot: 
 
     from narsil_graph.build import build_engine
     from narsil_graph.engine.doctor import Doctor
-    from narsil_graph.errors import Failure, UsageFailure
+    from narsil_graph.errors import Failure
     from narsil_graph.lazy_capture import tell_captured
     from narsil_graph.model.weights import load_model
 
     thread_settings.pin_torch(threads)
     config = engine_config(options)
-    if config.engine == "eager":
-        raise UsageFailure("--engine eager captures nothing that could be examined")
-    if dot is not None and config.device == "cpu":
-        raise UsageFailure("a CPU plan has no graph to draw: --dot is for --device cuda")
+    _refuse(config, dot)
     loaded = load_model(model)
     row_error = None if against is None else _row_error(loaded, against)
     engine = build_engine(loaded, config)
@@ -64,14 +73,27 @@ def doctor(model: Path, threads: int, against: Path | None, as_json: bool, dot: 
         click.echo(f"{loaded.spec.name} version {loaded.version}, {_words(config)}, {threads} threads\n{COLUMNS}")
     examiner = Doctor(loaded, engine, config.precision, torch.device(config.device))
     diagnosis = examiner.examine(lambda report: None if as_json else click.echo(_line(report)))
+    cost = None if diagnosis.problems else _cost(loaded, engine, config, threads)
     if as_json:
-        click.echo(json.dumps(_as_json(loaded, config, diagnosis, row_error), indent=1))
-    elif row_error is not None:
-        click.echo(f"row error {row_error:.1e}, beside the scores of {against}")
+        click.echo(json.dumps(_as_json(loaded, config, diagnosis, cost, row_error), indent=1))
+    else:
+        click.echo(_more(cost, row_error, against), nl=False)
     if diagnosis.problems:
         raise Failure("\n".join(diagnosis.problems))
+    if save_cost is not None and cost is not None:
+        cost.save(save_cost)
     if not as_json:
         click.echo(f"healthy: {len(diagnosis.reports)} buckets, {diagnosis.checks} checks")
+
+
+def _refuse(config: "EngineConfig", dot: Path | None) -> None:
+    """UsageFailure where nothing could be examined, or drawn."""
+    from narsil_graph.errors import UsageFailure
+
+    if config.engine == "eager":
+        raise UsageFailure("--engine eager captures nothing that could be examined")
+    if dot is not None and config.device == "cpu":
+        raise UsageFailure("a CPU plan has no graph to draw: --dot is for --device cuda")
 
 
 def _row_error(model: "Model", against: Path) -> float:
@@ -81,6 +103,14 @@ def _row_error(model: "Model", against: Path) -> float:
     from narsil_graph.model.weights import load_model
 
     return row_error(model, load_model(against), np.random.default_rng(0))
+
+
+def _cost(model: "Model", engine: "Engine", config: "EngineConfig", threads: int) -> "CostFile":
+    from narsil_graph.limits import limits_of
+    from narsil_graph.measure_cost import REQUEST_ROWS, measure, to_cost_file
+
+    limits = limits_of(model.spec, rows_max=REQUEST_ROWS, ids_per_row_max=engine.ladder.ids_max)
+    return to_cost_file(measure(engine, model, limits), model=model, config=config, threads=threads)
 
 
 def _draw(engine: "Engine", path: Path) -> None:
@@ -109,8 +139,18 @@ def _line(report: "BucketReport") -> str:
     )
 
 
+def _more(cost: "CostFile | None", row_error: float | None, against: Path | None) -> str:
+    """The lines below the table."""
+    costs = "" if cost is None else f"request us {cost.request_us:.1f}, reply us {cost.reply_us:.1f}\n"
+    return costs if row_error is None else f"{costs}row error {row_error:.1e}, beside the scores of {against}\n"
+
+
 def _as_json(
-    model: "Model", config: "EngineConfig", diagnosis: "Diagnosis", row_error: float | None
+    model: "Model",
+    config: "EngineConfig",
+    diagnosis: "Diagnosis",
+    cost: "CostFile | None",
+    row_error: float | None,
 ) -> dict[str, object]:
     """What JSON can hold: enumerations by value, and no score that is not a number."""
     from narsil_graph.engine.cuda_support import describe
@@ -127,6 +167,7 @@ def _as_json(
         "engine": options,
         "findings": [dataclasses.asdict(finding) for finding in diagnosis.findings],
         "buckets": reports,
+        "cost": None if cost is None else cost.to_dict(),
         "fault": diagnosis.fault,
         "row_error": row_error,
         "healthy": not diagnosis.problems,

@@ -59,6 +59,17 @@ def _as_text(value: Any) -> str:
               help="Rows of the largest request; above the largest bucket it is split.")  # fmt: skip
 @click.option("--allow-nonfinite", is_flag=True, envvar="NARSIL_ALLOW_NONFINITE",
               help="Score NaN and infinite dense values instead of refusing them.")  # fmt: skip
+@click.option("--deadline-us", type=POSITIVE, default=None, envvar="NARSIL_DEADLINE_US",
+              help="The budget of requests that name none.")  # fmt: skip
+@click.option("--linger-us", type=click.IntRange(min=0), default=0, envvar="NARSIL_LINGER_US",
+              help="How long a request may wait for a fuller bucket while no deadline is endangered.")  # fmt: skip
+@click.option("--slo-p99-us", type=POSITIVE, default=None, envvar="NARSIL_SLO_P99_US",
+              help="Adjust linger, batch cap and admission to keep the p99 latency below this.")  # fmt: skip
+@click.option("--record", type=MODEL_PATH, default=None, envvar="NARSIL_RECORD",
+              help="Write a trace of sizes, times and outcomes, no features, for plan and simulate.")  # fmt: skip
+@click.option("--record-mib", type=POSITIVE, default=64, envvar="NARSIL_RECORD_MIB", help="The trace's largest size.")
+@click.option("--replan", is_flag=True, envvar="NARSIL_REPLAN",
+              help="Re-plan the buckets from live traffic, and capture the better ones when idle.")  # fmt: skip
 @click.option("--lazy-capture", is_flag=True, envvar="NARSIL_LAZY_CAPTURE",
               help="Serve once the largest and the hot buckets are captured; the others when idle.")  # fmt: skip
 @click.option("--hot-buckets", default=None, envvar="NARSIL_HOT_BUCKETS", callback=parse_bucket_rows,

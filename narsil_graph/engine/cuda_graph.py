@@ -74,14 +74,27 @@ class CudaGraphs(Launcher):
         self._reorders: dict[Bucket, Reorder] = {}
 
     def prepare(self, buckets: Sequence[Bucket]) -> None:
-        """Place the weights, allocate every arena, then run each shape on each lane, largest first.
+        """Place the weights, once; allocate every arena, then run each shape on each lane, largest first.
 
         All page-locked memory is made here: none may be made or freed during a capture. The warm-up makes what
         libraries make at their first call, in the order and on the streams of the captures to come.
         """
-        spec, device, options = self._model.spec, self._device, self._options
+        spec, device = self._model.spec, self._device
         if any(bucket.ids < bucket.rows * len(spec.sparse_features) for bucket in buckets):
             raise ValueError("want buckets with room for one id in every bag")
+        if not self._lanes:
+            self._place_weights()
+        largest_first = sorted(buckets, key=lambda bucket: bucket.rows, reverse=True)
+        for bucket in largest_first:
+            self._reorders[bucket] = Reorder(spec, bucket, device.place)
+            self._memories[bucket] = [[self._allocate(bucket) for _ in range(self.slots_per_lane)] for _ in self._lanes]
+        for number, lane in enumerate(self._lanes):
+            for bucket in largest_first:
+                for program in self._programs(self._memories[bucket][number][0]):
+                    lane.warm_up(program)
+
+    def _place_weights(self) -> None:
+        device, options = self._device, self._options
         device.allow_tf32(options.precision is Precision.TF32)
         self._forward = Forward(
             self._model,
@@ -92,16 +105,6 @@ class CudaGraphs(Launcher):
         self._addresses = tuple(weight.data_ptr() for weight in self._forward.weights())
         self._interaction = self._fused_interaction() if options.kernels is Kernels.TRITON else None
         self._lanes = [device.open_lane() for _ in range(options.lanes)]
-        largest_first = sorted(buckets, key=lambda bucket: bucket.rows, reverse=True)
-        for bucket in largest_first:
-            self._reorders[bucket] = Reorder(spec, bucket, device.place)
-            self._memories[bucket] = [
-                [self._allocate(bucket) for _ in range(options.slots_per_lane)] for _ in self._lanes
-            ]
-        for number, lane in enumerate(self._lanes):
-            for bucket in largest_first:
-                for program in self._programs(self._memories[bucket][number][0]):
-                    lane.warm_up(program)
 
     def _fused_interaction(self) -> TritonInteraction:
         spec, forward = self._model.spec, self._forward

@@ -72,10 +72,21 @@ class Engine:
         for bucket in reversed(self.ladder.buckets):
             progress(bucket, self.capture(bucket))
 
+    def adopt(self, ladder: BucketLadder) -> None:
+        """Make ``ladder`` the one to capture, and prepare what of it is new. Its largest bucket has been captured."""
+        assert ladder.buckets[-1] in self.captured
+        self.launcher.prepare([bucket for bucket in ladder.buckets if bucket not in self.captured])
+        self.ladder = ladder
+
     @property
     def captured_ladder(self) -> BucketLadder:
         """The buckets that a batch can go to now: those captured so far."""
         return BucketLadder(tuple(bucket for bucket in self.ladder.buckets if bucket in self.captured))
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes take launches."""
+        return len(self._in_flight)
 
     @property
     def idle(self) -> bool:

@@ -79,7 +79,7 @@ class Launcher(Protocol):
     """Launches that a lane takes before the first has been read: one is filled while another runs."""
 
     def prepare(self, buckets: Sequence[Bucket]) -> None:
-        """Allocate what every bucket needs and run each shape once, before the first capture."""
+        """Allocate what these buckets need and run each shape once, before their capture."""
         return
 
     def capture(self, bucket: Bucket) -> tuple[Slot, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import zmq
 
 from narsil_client import HealthReply, HealthState, MetadataReply, StageTimes, Status
-from narsil_transport.messages import ControlRequest, InferRequest, Operation, Refused
+from narsil_transport.messages import CancelRequest, ControlRequest, InferRequest, Operation, Refused
 from narsil_transport.status import Refusal
 from narsil_transport.wire import decode_request, encode_health, encode_metadata, encode_refusal, encode_scores
 
@@ -52,7 +52,10 @@ class Reversed:
 
 
 class FakeServer:
-    """Serves for a `with` block: INFER by `answer`, the rest itself. `seen` are the INFER requests so far, in order."""
+    """Serves for a `with` block: INFER by `answer`, the rest itself.
+
+    `seen` are the INFER requests so far, in order, and `cancelled` the ids of the CANCELs.
+    """
 
     def __init__(self, answer: Answer, bind: str = "tcp://127.0.0.1:*") -> None:
         self._answer = answer
@@ -63,6 +66,8 @@ class FakeServer:
         self._thread = Thread(target=self._run)
         self.endpoint = self._router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self.seen: list[InferRequest] = []
+        self.cancelled: list[int] = []
+        self._waiting: set[int] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -87,11 +92,23 @@ class FakeServer:
             except zmq.ContextTerminated:
                 pass
 
-    def _replies(self, request: InferRequest | ControlRequest) -> Replies:
+    def _replies(self, request: InferRequest | ControlRequest | CancelRequest) -> Replies:
         if isinstance(request, ControlRequest):
             return _control(request)
+        if isinstance(request, CancelRequest):
+            return self._cancel(request.request_id)
         self.seen.append(request)
-        return self._answer(request)
+        replies = self._answer(request)
+        if not replies:
+            self._waiting.add(request.request_id)
+        return replies
+
+    def _cancel(self, request_id: int) -> Replies:
+        self.cancelled.append(request_id)
+        if request_id not in self._waiting:
+            return []
+        self._waiting.remove(request_id)
+        return [[encode_refusal(request_id, "v7", Refusal(Status.CANCELLED, "cancelled"))]]
 
 
 def _control(request: ControlRequest) -> Replies:

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from narsil_client import AsyncClient, ClientClosed, HealthState, Overloaded, RequestTimeout, ServerUnreachable
+from narsil_client import (
+    AsyncClient,
+    ClientClosed,
+    HealthState,
+    Overloaded,
+    RequestTimeout,
+    ServerUnreachable,
+)
 from tests.client.fake_server import DENSE, IDS, FakeServer, Reversed, overloaded, scored, silent
 
 SUMS = [2.0, 1.0]

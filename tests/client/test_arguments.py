@@ -80,6 +80,7 @@ def test_an_empty_list_of_values_is_integers() -> None:
         ({"dense": [[1.0]], "ids": np.full((1, 1), 2**63, np.uint64)}, "fit int64"),
         ({"dense": [[1.0]], "lengths": [[2**31]], "values": [1]}, "fit int32"),
         ({"dense": DENSE, "ids": IDS, "deadline_us": 0}, "deadline_us of at least 1"),
+        ({"dense": DENSE, "ids": IDS, "priority": "urgent"}, "priority interactive or bulk, got 'urgent'"),
         ({"dense": DENSE, "ids": IDS, "traceparent": "0" * 65}, "at most 64 characters"),
     ],
 )

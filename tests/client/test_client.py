@@ -18,7 +18,7 @@ from narsil_client import (
     ServerUnreachable,
 )
 from narsil_client.dealer import Dealer
-from narsil_transport.messages import InferRequest
+from narsil_transport.messages import InferRequest, Priority
 from narsil_transport.wire import decode_request
 from tests.client.fake_server import (
     DENSE,
@@ -48,11 +48,18 @@ def test_every_argument_travels() -> None:
     with FakeServer(scored) as server, Client(server.endpoint) as client:
         lengths = [[1, 0], [2, 1]]
         client.predict(
-            dense=DENSE, lengths=lengths, values=[9, 8, 7, 6], model="m", deadline_us=1000, traceparent="00-ab"
+            dense=DENSE,
+            lengths=lengths,
+            values=[9, 8, 7, 6],
+            model="m",
+            deadline_us=1000,
+            priority="bulk",
+            traceparent="00-ab",
         )
     (request,) = server.seen
     assert isinstance(request, InferRequest)
     assert (request.model, request.deadline_us, request.traceparent) == ("m", 1000, "00-ab")
+    assert request.priority is Priority.BULK
     assert request.lengths is not None and request.lengths.tolist() == lengths
     assert request.values is not None and request.values.tolist() == [9, 8, 7, 6]
 

@@ -7,8 +7,17 @@ from narsil_client import ClientClosed, RequestTimeout, Status, errors
 from narsil_client.arguments import infer_request
 from narsil_client.errors import Refused
 from narsil_client.scores import scores_of
-from narsil_client.session import Call, Session
-from narsil_transport.messages import ControlRequest, HealthReply, HealthState, InferRequest, Operation, ScoresReply
+from narsil_client.session import Call, Session, cancels
+from narsil_transport.messages import (
+    CancelRequest,
+    ControlRequest,
+    HealthReply,
+    HealthState,
+    InferRequest,
+    Operation,
+    Priority,
+    ScoresReply,
+)
 from narsil_transport.status import Refusal
 from narsil_transport.wire import decode_request, encode_health, encode_refusal, encode_scores
 from tests.client.fake_server import DENSE, IDS, TIMES
@@ -24,16 +33,16 @@ def reply_to(request_id: int, scores: tuple[float, ...] = (0.25, 0.75)) -> tuple
 
 
 def refusal_of(request_id: int, status: Status) -> list[bytes]:
-    return [encode_refusal(request_id, "v7", Refusal(status, "no", 5))]
+    return [encode_refusal(request_id, "v7", Refusal(status, "no", 5, 7))]
 
 
 def test_frames_are_the_request_with_its_id() -> None:
-    request = infer_request(dense=DENSE, ids=IDS, model="m", deadline_us=7, traceparent="tp")
+    request = infer_request(dense=DENSE, ids=IDS, model="m", deadline_us=7, priority="bulk", traceparent="tp")
     call, (header, *tensors) = Session(1).begin(request, ScoresReply, now_ns=0, expires_ns=1)
     decoded = decode_request(header, tensors)
     assert isinstance(decoded, InferRequest)
     assert (decoded.request_id, decoded.model, decoded.deadline_us) == (call.request_id, "m", 7)
-    assert decoded.traceparent == "tp"
+    assert (decoded.priority, decoded.traceparent) == (Priority.BULK, "tp")
     assert decoded.dense.tolist() == DENSE
 
 
@@ -89,12 +98,12 @@ def test_a_forgotten_call_gives_its_place_back() -> None:
         (Status.OUT_OF_RANGE, errors.OutOfRange),
         (Status.NOT_FINITE, errors.NotFinite),
         (Status.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
-        (Status.WOULD_MISS, errors.DeadlineExceeded),
+        (Status.WOULD_MISS, errors.WouldMiss),
         (Status.OVERLOADED, errors.Overloaded),
         (Status.DRAINING, errors.Draining),
         (Status.UNAVAILABLE, errors.Unavailable),
         (Status.INTERNAL, errors.ServerError),
-        (Status.CANCELLED, Refused),
+        (Status.CANCELLED, errors.Cancelled),
     ],
 )
 def test_each_refusal_has_its_exception(status: Status, kind: type[Refused]) -> None:
@@ -104,13 +113,24 @@ def test_each_refusal_has_its_exception(status: Status, kind: type[Refused]) -> 
     with pytest.raises(Refused) as caught:
         call.answer()
     assert type(caught.value) is kind
-    assert (caught.value.status, caught.value.detail, caught.value.retry_after_us) == (status, "no", 5)
+    assert (caught.value.status, caught.value.detail) == (status, "no")
+    assert (caught.value.retry_after_us, caught.value.predicted_us) == (5, 7)
     assert str(caught.value) == f"{status.name}: no"
 
 
+def test_every_status_but_ok_has_its_exception() -> None:
+    kinds = {type(errors.refused(Refusal(status, "no"))) for status in Status if status is not Status.OK}
+    assert len(kinds) == len(Status) - 1 and Refused not in kinds
+
+
+def test_a_predicted_miss_is_caught_as_an_exceeded_deadline() -> None:
+    assert issubclass(errors.WouldMiss, errors.DeadlineExceeded)
+
+
 def test_a_refusal_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(errors.Overloaded(Status.OVERLOADED, "full", 9)))
-    assert (type(error), error.detail, error.retry_after_us) == (errors.Overloaded, "full", 9)
+    error = pickle.loads(pickle.dumps(errors.WouldMiss(Status.WOULD_MISS, "late", 9, 8)))
+    assert (type(error), error.detail) == (errors.WouldMiss, "late")
+    assert (error.retry_after_us, error.predicted_us) == (9, 8)
 
 
 def test_calls_expire_at_their_time() -> None:
@@ -169,6 +189,13 @@ def test_closing_fails_what_is_in_flight() -> None:
     assert session.inflight == 0
     with pytest.raises(ClientClosed):
         call.answer()
+
+
+def test_only_a_request_for_scores_is_cancelled() -> None:
+    session = Session(2)
+    call = begin(session)
+    health, _ = session.begin(ControlRequest(0, Operation.HEALTH), HealthReply, now_ns=0, expires_ns=1)
+    assert [decode_request(frame, []) for frame in cancels(health, call)] == [CancelRequest(1)]
 
 
 def test_a_control_request_gets_its_own_reply() -> None:

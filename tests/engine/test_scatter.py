@@ -7,6 +7,7 @@ from narsil_graph.engine.scatter import Scatter
 from narsil_transport.admission import Admitted
 from narsil_transport.batcher import Batch, Batcher, Mode, Piece
 from narsil_transport.buckets import Bucket, BucketLadder
+from narsil_transport.cost import CostModel, LaunchCost
 from tests.engine.tiny import one_hot
 
 
@@ -14,7 +15,7 @@ def admitted(rows: int, *, first: float) -> Admitted:
     """A request whose row r has the dense value ``first`` + r, which stands for its score."""
     dense = (np.arange(rows, dtype=np.float32) + np.float32(first))[:, None]
     request = one_hot(dense, np.zeros((rows, 1), np.int32))
-    return Admitted(None, request, 0, None, rows, rows, 1, None)
+    return Admitted(None, request, 0, None, rows, rows, 1, None, 0, False)
 
 
 def batch_of(*pieces: tuple[Admitted, int, int]) -> Batch:
@@ -77,7 +78,9 @@ def test_nothing_is_held_once_a_split_request_is_finished() -> None:
 @pytest.mark.parametrize("mode", list(Mode))
 def test_all_that_a_batcher_cuts_is_joined_again(mode: Mode) -> None:
     requests = [admitted(rows, first=100 * number) for number, rows in enumerate([3, 20, 1, 9, 8, 40])]
-    batcher = Batcher(ladder=BucketLadder.from_rows((1, 4, 8), ids_per_row=1), mode=mode, queue_rows_max=100)
+    ladder = BucketLadder.from_rows((1, 4, 8), ids_per_row=1)
+    cost = CostModel({bucket: LaunchCost(bucket.rows, bucket.rows) for bucket in ladder.buckets})
+    batcher = Batcher(ladder=ladder, cost=cost, mode=mode, queue_rows_max=100)
     for request in requests:
         assert batcher.add(request) is None
     scatter = Scatter()

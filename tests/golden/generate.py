@@ -23,10 +23,12 @@ from narsil_transport.wire import (
     InferRequest,
     MetadataReply,
     Operation,
+    Priority,
     Refused,
     StageTimes,
     decode_reply,
     decode_request,
+    encode_cancel,
     encode_health,
     encode_metadata,
     encode_refusal,
@@ -85,22 +87,24 @@ def _requests() -> list[Case]:
     one_hot = InferRequest(1, "", None, None, DENSE, IDS, None, None)
     full = InferRequest((1 << 64) - 1, "dlrm", 20_000, TRACEPARENT, DENSE, IDS.astype("<i8"), None, None)
     multi_hot = InferRequest(2, "dlrm", None, None, DENSE, None, LENGTHS, VALUES)
+    bulk = InferRequest(8, "", None, None, DENSE, IDS, None, None, Priority.BULK)
     empty_bags = InferRequest(3, "", None, None, DENSE, None, np.zeros_like(LENGTHS), VALUES[:0].astype("<i4"))
     requests: dict[str, InferRequest | ControlRequest] = {
         "infer_ids_i4": one_hot,
         "infer_ids_i8_every_field": full,
+        "infer_bulk": bulk,
         "infer_bags_i8": multi_hot,
         "infer_bags_all_empty": empty_bags,
         "health": ControlRequest(4, Operation.HEALTH),
         "metadata": ControlRequest(5, Operation.METADATA),
-        "reserved_cancel": ControlRequest(6, Operation.CANCEL),
         "reserved_admin": ControlRequest(7, Operation.ADMIN),
     }
-    return [Case(name, "request", tuple(encode_request(request))) for name, request in requests.items()]
+    cancel = Case("cancel", "request", (encode_cancel(6),))
+    return [cancel, *(Case(name, "request", tuple(encode_request(request))) for name, request in requests.items())]
 
 
-def _header(fields: dict[str, Any], *, version: int = VERSION) -> bytes:
-    return MAGIC + bytes((version, Operation.INFER)) + msgpack.packb(fields)
+def _header(fields: dict[str, Any], *, version: int = VERSION, operation: Operation = Operation.INFER) -> bytes:
+    return MAGIC + bytes((version, operation)) + msgpack.packb(fields)
 
 
 def _malformed() -> list[Case]:
@@ -118,11 +122,16 @@ def _malformed() -> list[Case]:
         bad("msgpack", good[:20], dense, ids),
         bad("no_id", _header({"t": specs}), dense, ids),
         bad("deadline_zero", _header({"id": 9, "d": 0, "t": specs}), dense, ids),
+        bad("priority_value", _header({"id": 9, "p": 2, "t": specs}), dense, ids),
+        bad("priority_boolean", _header({"id": 9, "p": True, "t": specs}), dense, ids),
+        bad("cancel_no_id", _header({}, operation=Operation.CANCEL)),
+        bad("cancel_with_tensor", _header({"id": 9}, operation=Operation.CANCEL), ids),
         bad("tensor_missing", good, dense),
         bad("tensor_surplus", good, dense, ids, ids),
         bad("tensor_short", good, dense, ids[:-1]),
         bad("dtype", _header({"id": 9, "t": [specs[0], ["ids", "f4", [2, 2]]]}), dense, ids),
         bad("rows_disagree", _header({"id": 9, "t": [specs[0], ["ids", "i4", [1, 4]]]}), dense, ids),
+        Case("priority_zero", "request", (_header({"id": 9, "p": 0, "t": specs}), dense, ids)),
         Case("unknown_key_is_ignored", "request", (_header({"id": 9, "t": specs, "later": True}), dense, ids)),
     ]
 
@@ -142,6 +151,8 @@ def _replies() -> list[Case]:
             replies[f"refusal_{status.name.lower()}"] = [encode_refusal(9, "v7", refusal)]
     retry = Refusal(Status.OVERLOADED, "the queue is full", retry_after_us=2500)
     replies["refusal_with_retry"] = [encode_refusal(0, "v7", retry)]
+    eta = Refusal(Status.WOULD_MISS, "by measured costs", retry_after_us=900, predicted_us=5400)
+    replies["refusal_with_retry_and_eta"] = [encode_refusal(9, "v7", eta)]
     return [Case(f"reply_{name}", "reply", tuple(frames)) for name, frames in replies.items()]
 
 

@@ -30,7 +30,7 @@ def test_no_golden_file_is_without_its_case() -> None:
     assert {path.name for path in FRAMES.iterdir()} == names
 
 
-@pytest.mark.parametrize("name", ["infer_ids_i4", "reply_scores", "reply_refusal_with_retry"])
+@pytest.mark.parametrize("name", ["infer_ids_i4", "cancel", "reply_scores", "reply_refusal_with_retry"])
 def test_protocol_prints_the_golden_bytes(name: str) -> None:
     text = (Path(__file__).parents[2] / "transport" / "PROTOCOL.md").read_text()
     printed = "".join(re.findall(r"^ *((?:[0-9a-f]{2}(?: {1,2}|$))+)", text, re.MULTILINE)).replace(" ", "")

@@ -15,10 +15,12 @@ from narsil_graph.limits import limits_of
 from narsil_graph.metrics import Counters
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model
+from narsil_graph.schedule import Schedule
 from narsil_graph.server import Server
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder
+from narsil_transport.cost import CostModel, LaunchCost
 from narsil_transport.router import Router
 from narsil_transport.status import Status
 from narsil_transport.wire import (
@@ -122,6 +124,7 @@ class Bench:
     server: Server
     peer: Peer
     launcher: Scripted
+    context: zmq.SyncContext
 
     def send(self, *requests: InferRequest) -> list[int]:
         return [self.peer.send(request) for request in requests]
@@ -154,6 +157,7 @@ def bench(
     mode: Mode = Mode.WORKER,
     receive_max: int = 64,
     verify: Callable[[Bucket], object] = lambda bucket: None,
+    schedule: Callable[[Engine], Schedule] | None = None,
 ) -> Generator[Bench]:
     """Buckets of these ``rows``, of which those of ``captured`` rows are captured (all, if it is None)."""
     engine = Engine(launcher, BucketLadder.from_rows(rows, ids_per_row=len(model.spec.sparse_features)))
@@ -169,13 +173,20 @@ def bench(
         server = Server(
             router=router,
             engine=engine,
-            batcher=Batcher(ladder=engine.captured_ladder, mode=mode, queue_rows_max=1 << 16),
+            schedule=scheduled(engine, mode=mode) if schedule is None else schedule(engine),
             limits=limits_of(model.spec, rows_max=64, ids_per_row_max=engine.ladder.ids_max),
             model=model,
             counters=Counters(eager=launcher.eager),
             verify=verify,
         )
-        yield Bench(server, peer, launcher)
+        yield Bench(server, peer, launcher, context)
+
+
+def scheduled(engine: Engine, *, mode: Mode) -> Schedule:
+    """A batcher that takes a launch for one of a microsecond a row, so that no deadline of a test is near."""
+    cost = CostModel({bucket: LaunchCost(1000 * bucket.rows, 1000 * bucket.rows) for bucket in engine.ladder.buckets})
+    batcher = Batcher(ladder=engine.captured_ladder, cost=cost, mode=mode, queue_rows_max=1 << 16)
+    return Schedule(batcher, cost, lanes=engine.lanes)
 
 
 def stopped() -> StopSignals:

@@ -5,18 +5,29 @@ from pathlib import Path
 
 import pytest
 
+from narsil_graph.cost_file import CostFile, load_cost
+from narsil_graph.machine_id import machine_id
+from narsil_graph.model.weights import load_model
 from tests.engine.test_doctor import ENGINE_CHECKS, SLOT_CHECKS
 from tests.model.torchrec_archives import Shape, draft
 from tests.serving.processes import DEMO, narsil, only_sentence, run_python, usage_error
 
 
-def test_doctor_finds_the_demo_healthy_and_says_what_it_measured() -> None:
-    ended = narsil("doctor", "--buckets", "1,8", "--device", "cpu")
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], CostFile]:
+    """What the doctor says of the demo, line by line, and the costs that it saves."""
+    path = tmp_path_factory.mktemp("measured") / "cost.json"
+    ended = narsil("doctor", "--buckets", "1,8", "--device", "cpu", "--save-cost", path)
     assert ended.returncode == 0, ended.stderr
-    heading, columns, small, large, verdict = ended.stdout.splitlines()
+    return ended.stdout.splitlines(), load_cost(path)
+
+
+def test_doctor_finds_the_demo_healthy_and_says_what_it_measured(healthy: tuple[list[str], CostFile]) -> None:
+    (heading, columns, small, large, messages, verdict), costs = healthy
     assert heading.endswith(", cpu f32, 1 threads")
     assert columns.split()[:2] == ["rows", "nodes"]
     assert (small.split()[0], large.split()[0]) == ("1", "8")
+    assert messages == f"request us {costs.request_us:.1f}, reply us {costs.reply_us:.1f}"
     assert verdict == f"healthy: 2 buckets, {2 * len(SLOT_CHECKS) + len(ENGINE_CHECKS)} checks"
 
 
@@ -31,11 +42,27 @@ def test_json_holds_model_device_engine_and_every_check_of_every_bucket() -> Non
     assert (told["engine"]["precision"], told["engine"]["bucket_rows"]) == ("f32", [1, 4])
     assert {finding["check"]: finding["problem"] for finding in told["findings"]} == dict.fromkeys(ENGINE_CHECKS)
     assert [report["rows"] for report in told["buckets"]] == [1, 4]
+    assert [launch["rows"] for launch in told["cost"]["launches"]] == [1, 4]
     for report in told["buckets"]:
         assert report["error"] < 1e-6
         assert report["eager_error"] < 1e-6
         assert 0 < report["replay_us_p50"] <= report["replay_us_p99"]
         assert {finding["check"]: finding["problem"] for finding in report["findings"]} == dict.fromkeys(SLOT_CHECKS)
+
+
+def test_saved_costs_are_those_of_the_model_here(healthy: tuple[list[str], CostFile]) -> None:
+    _, costs = healthy
+    costs.check(load_model(DEMO).version, machine_id("cpu"))
+    assert (costs.model, costs.engine, costs.precision, costs.threads) == ("movielens", "plan", "f32", 1)
+    assert costs.shared_loop
+    assert [bucket.rows for bucket in costs.ladder.buckets] == [1, 8]
+    assert min(costs.request_us, costs.reply_us) > 0
+
+
+def test_costs_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> None:
+    ended = narsil("doctor", "--buckets", "1", "--device", "cpu", "--save-cost", tmp_path / "none" / "c")
+    assert ended.returncode == 1
+    assert only_sentence(ended) == f"cannot write {tmp_path}/none/c: No such file or directory"
 
 
 def test_error_of_rows_in_fewer_bits_is_printed_beside_the_original(tmp_path: Path) -> None:
@@ -74,15 +101,19 @@ def test_doctor_ends_with_1_and_a_line_for_each_bucket_and_check_that_failed() -
     assert "healthy" not in ended.stdout
 
 
-def test_json_of_scores_that_are_not_numbers_is_json_all_the_same() -> None:
+def test_json_of_scores_that_are_not_numbers_is_json_all_the_same_and_no_costs_are_saved(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    ended = run_python("-c", SICK, "nan", "doctor", "--buckets", "1", "--device", "cpu", "--json")
+    ended = run_python(
+        "-c", SICK, "nan", "doctor", "--buckets", "1", "--device", "cpu", "--json", "--save-cost", tmp_path / "cost"
+    )
     assert ended.returncode == 1
     told = json.loads(ended.stdout, parse_constant=refuse)
     assert told["healthy"] is False
     assert told["buckets"][0]["error"] is None
+    assert told["cost"] is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_server_does_not_start_on_scores_that_are_off(tmp_path: Path) -> None:
@@ -95,7 +126,7 @@ def test_server_does_not_start_on_scores_that_are_off(tmp_path: Path) -> None:
 
 # The command on a tape instead of a CUDA device. Its products are the CPU's, where a row's bits depend on its place.
 TAPED = """
-from narsil_graph import build
+from narsil_graph import build, measure_cost
 from narsil_graph.__main__ import main
 from narsil_graph.engine import doctor, engine_checks, fbgemm, slot_checks
 from narsil_graph.engine.cuda_graph import CudaGraphs
@@ -111,6 +142,7 @@ def build_engine(model, config):
 Doctor = doctor.Doctor
 doctor.Doctor = lambda model, engine, precision, device: Doctor(model, engine, precision)
 doctor.TIMED_SECONDS, engine_checks.REPLAYS = 0, 4
+measure_cost.BUCKET_SECONDS, measure_cost.machine_id = 0, lambda device: "tape"
 slot_checks.SlotChecks._neighbours = lambda self, full: None
 build.build_engine = build_engine
 main()
@@ -144,6 +176,9 @@ def test_graphs_are_told_by_nodes_and_options(taped: tuple[dict[str, object], st
     }
     buckets = told["buckets"]
     assert isinstance(buckets, list)
+    cost = told["cost"]
+    assert isinstance(cost, dict)
+    assert (cost["device"], cost["machine"], cost["shared_loop"]) == ("cuda", "tape", False)
     assert all(report["nodes"] > 10 and report["kernels"].startswith("tf32 fbgemm: ") for report in buckets)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from narsil_graph import server as spine
 from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.model.weights import Model
-from narsil_graph.server import LAUNCH_TIMEOUT_NS
+from narsil_graph.pace import LAUNCH_TIMEOUT_NS
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Mode
 from narsil_transport.messages import HealthState

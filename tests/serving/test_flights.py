@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from narsil_graph import server as spine
 from narsil_graph.engine import engine
 from narsil_graph.model.weights import Model
-from narsil_graph.server import IDLE_WAIT_MS, LANDING_WAIT_MS, SPIN_NS, patience_ms
+from narsil_graph.pace import IDLE_WAIT_MS, LANDING_WAIT_MS, SPIN_NS, patience_ms
 from narsil_transport.batcher import Mode
 from narsil_transport.router import Message, Route
 from narsil_transport.status import Status
@@ -157,22 +157,27 @@ def test_stop_answers_what_flies_and_what_is_queued(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queued", "in_flight", "since_launch_ns", "want_ms"),
+    ("queued", "in_flight", "since_launch_ns", "linger_ns", "want_ms"),
     [
-        (0, 0, 0, 70),
-        (3, 0, 0, 0),
-        (0, 1, SPIN_NS - 1, 0),
-        (0, 1, SPIN_NS, LANDING_WAIT_MS),
-        (9, 4, SPIN_NS - 1, 0),
-        (9, 4, SPIN_NS, LANDING_WAIT_MS),
-        (9, 0, SPIN_NS, 0),
-        (0, 0, SPIN_NS, 70),
+        (0, 0, 0, 0, 70),
+        (3, 0, 0, 0, 0),
+        (0, 1, SPIN_NS - 1, 0, 0),
+        (0, 1, SPIN_NS, 0, LANDING_WAIT_MS),
+        (9, 4, SPIN_NS - 1, 0, 0),
+        (9, 4, SPIN_NS, 9_000_000, LANDING_WAIT_MS),
+        (9, 0, SPIN_NS, 0, 0),
+        (0, 0, SPIN_NS, 0, 70),
+        (3, 0, 0, 999_999, 0),
+        (3, 0, 0, 2_500_000, 2),
+        (3, 0, 0, 900_000_000, 70),
     ],
 )
 def test_patience_is_the_idle_wait_only_with_nothing_to_wait_for(
-    queued: int, in_flight: int, since_launch_ns: int, want_ms: int
+    queued: int, in_flight: int, since_launch_ns: int, linger_ns: int, want_ms: int
 ) -> None:
-    got = patience_ms(queued=queued, in_flight=in_flight, since_launch_ns=since_launch_ns, idle_ms=70)
+    got = patience_ms(
+        queued=queued, in_flight=in_flight, since_launch_ns=since_launch_ns, linger_ns=linger_ns, idle_ms=70
+    )
     assert got == want_ms
 
 

@@ -6,7 +6,7 @@ from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.errors import Failure
 from narsil_graph.lazy_capture import next_capture
 from narsil_graph.model.weights import Model
-from narsil_graph.server import CAPTURE_WAIT_MS, IDLE_WAIT_MS
+from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Mode
 from narsil_transport.buckets import Bucket

@@ -33,7 +33,7 @@ DENSE, IDS = ["dense", "f4", [3, 13]], ["ids", "i4", [3, 26]]
 MALFORMED: dict[str, tuple[Callable[[Model], list[bytes]], Status, int]] = {
     "wrong magic": (lambda m: frames(m, lambda f: [b"XG" + f[0][2:], *f[1:]]), Status.INVALID, 0),
     "wrong version": (lambda m: frames(m, lambda f: [b"NG\x02" + f[0][3:], *f[1:]]), Status.UNSUPPORTED, 0),
-    "reserved operation": (lambda m: [pack_header(prelude(4), {"id": BAD_ID})], Status.UNSUPPORTED, BAD_ID),
+    "reserved operation": (lambda m: [pack_header(prelude(5), {"id": BAD_ID})], Status.UNSUPPORTED, BAD_ID),
     "unknown operation": (lambda m: [pack_header(prelude(99), {"id": BAD_ID})], Status.UNSUPPORTED, BAD_ID),
     "a reply": (lambda m: [pack_header(prelude(0x81), {"id": BAD_ID})], Status.UNSUPPORTED, BAD_ID),
     "health with a tensor": (lambda m: [pack_header(prelude(2), {"id": BAD_ID}), b"1234"], Status.INVALID, BAD_ID),
@@ -168,11 +168,10 @@ WRONG: dict[str, tuple[Callable[[Model], InferRequest], Status, str]] = {
         Status.UNKNOWN_MODEL,
         "this server has model 'movielens', not 'ctr'",
     ),
-    # The microsecond has passed before the request can leave the queue.
-    "expired budget": (
+    "impossible budget": (
         lambda m: replace(one_hot(m, 3), deadline_us=1),
-        Status.DEADLINE_EXCEEDED,
-        "expired in the queue",
+        Status.WOULD_MISS,
+        "the budget is 1 us",
     ),
 }
 

@@ -15,13 +15,14 @@ from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
 from narsil_graph.server import Server
 from narsil_graph.stop_signals import StopSignals
-from narsil_transport.batcher import Batcher, Mode
+from narsil_transport.batcher import Mode
 from narsil_transport.buckets import Bucket
 from narsil_transport.router import Router
 from narsil_transport.status import Status
 from narsil_transport.wire import ControlRequest, HealthReply, Operation, RefusalReply, ScoresReply, encode_request
 from tests.serving.peers import Peer, Reply, assert_right, one_hot
 from tests.serving.processes import ServerProcess
+from tests.serving.scripted import scheduled
 
 # A row a launch: thousands of rows take long enough to signal between them.
 SLOW = ("--buckets", "1", "--mode", "worker")
@@ -107,11 +108,10 @@ def local(model: Model, fbgemm_library: None) -> Iterator[Local]:
         Peer("inproc://server", context=context) as peer,
     ):
         limits = limits_of(model.spec, rows_max=64, ids_per_row_max=engine.ladder.ids_max)
-        batcher = Batcher(ladder=engine.ladder, mode=Mode.WORKER, queue_rows_max=1 << 16)
         server = Server(
             router=router,
             engine=engine,
-            batcher=batcher,
+            schedule=scheduled(engine, mode=Mode.WORKER),
             limits=limits,
             model=model,
             counters=Counters(eager=False),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from narsil_transport.admission import Admitted, ModelLimits, admit
-from narsil_transport.wire import InferRequest
+from narsil_transport.wire import InferRequest, Priority
 
 FEATURES = 3
 
@@ -20,10 +20,16 @@ def limits(*, rows_max: int = 64, ids_per_row_max: int = 8, allow_nonfinite: boo
     )
 
 
-def one_hot(rows: int, *, request_id: int = 1, deadline_us: int | None = None) -> InferRequest:
+def one_hot(
+    rows: int,
+    *,
+    request_id: int = 1,
+    deadline_us: int | None = None,
+    priority: Priority = Priority.INTERACTIVE,
+) -> InferRequest:
     dense = np.zeros((rows, 2), np.float32)
     ids = np.ones((rows, FEATURES), np.int32)
-    return InferRequest(request_id, "", deadline_us, None, dense, ids, None, None)
+    return InferRequest(request_id, "", deadline_us, None, dense, ids, None, None, priority)
 
 
 def multi_hot(lengths: list[list[int]], values: list[int], *, request_id: int = 1) -> InferRequest:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narsil_transport.admission import Admitted, ModelLimits, admit
-from narsil_transport.messages import Ids
+from narsil_transport.admission import PATIENCE_NS, Admitted, ModelLimits, admit
+from narsil_transport.messages import Ids, Priority
 from narsil_transport.status import Refusal, Status
 from narsil_transport.wire import InferRequest
 from tests.transport.requests import FEATURES, admitted, limits, multi_hot, one_hot
@@ -30,6 +30,30 @@ def test_multi_hot_request_enters_with_its_row_offsets() -> None:
     entered = admitted(multi_hot([[2, 0, 1], [0, 0, 0], [0, 1, 0]], [9, 0, 4, 19]))
     assert entered.row_offsets is not None and entered.row_offsets.tolist() == [0, 3, 3, 4]
     assert (entered.rows, entered.ids, entered.deadline_ns) == (3, 4, None)
+
+
+def entered_by_default(request: InferRequest) -> Admitted:
+    entered = admit(request, limits=limits(), now_ns=500, route=None, default_deadline_us=7)
+    assert isinstance(entered, Admitted)
+    return entered
+
+
+def test_request_is_due_at_its_deadline_or_when_patience_ends() -> None:
+    assert admitted(one_hot(1, deadline_us=3), now_ns=500).due_ns == 3500
+    assert admitted(one_hot(1), now_ns=500).due_ns == 500 + PATIENCE_NS
+
+
+def test_default_deadline_is_for_a_request_that_names_none() -> None:
+    entered = entered_by_default(one_hot(1))
+    assert (entered.deadline_ns, entered.due_ns) == (7500, 7500)
+    assert entered_by_default(one_hot(1, deadline_us=3)).deadline_ns == 3500
+
+
+def test_bulk_has_a_deadline_only_if_it_names_one() -> None:
+    entered = entered_by_default(one_hot(1, priority=Priority.BULK))
+    assert (entered.bulk, entered.deadline_ns, entered.due_ns) == (True, None, 500 + PATIENCE_NS)
+    assert entered_by_default(one_hot(1, deadline_us=3, priority=Priority.BULK)).deadline_ns == 3500
+    assert not admitted(one_hot(1)).bulk
 
 
 def test_model_goes_by_its_name_or_none() -> None:

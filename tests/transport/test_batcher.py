@@ -1,59 +1,62 @@
 """Which requests share a launch, and in what order."""
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from narsil_transport.admission import Admitted
-from narsil_transport.batcher import PATIENCE_NS, Batch, Batcher, Mode
+from narsil_transport.admission import PATIENCE_NS
+from narsil_transport.batcher import REPLAN_NS, Mode, Settings
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.status import Status
-from tests.transport.requests import FEATURES, admitted, limits, multi_hot, one_hot
-
-LADDER = BucketLadder.from_rows((1, 2, 4, 8), ids_per_row=FEATURES)
-
-
-def batcher(mode: Mode = Mode.BATCH, *, ladder: BucketLadder = LADDER, queue_rows_max: int = 1000) -> Batcher:
-    return Batcher(ladder=ladder, mode=mode, queue_rows_max=queue_rows_max)
-
-
-def queued(queue: Batcher, *requests: tuple[int, int | None]) -> list[Admitted]:
-    """(rows, deadline_us) of each request, admitted at 0 with its position as id."""
-    entered = [
-        admitted(one_hot(rows, request_id=index, deadline_us=deadline_us))
-        for index, (rows, deadline_us) in enumerate(requests)
-    ]
-    for each in entered:
-        assert queue.add(each) is None
-    return entered
-
-
-def ranges(batch: Batch | None) -> list[tuple[int, int, int]]:
-    """(request id, begin, end) of each piece."""
-    assert batch is not None
-    return [(piece.admitted.request.request_id, piece.begin, piece.end) for piece in batch.pieces]
+from tests.transport.queueing import LADDER, LAUNCH_NS, ROW_NS, batcher, bucket_rows, costs, entering, queued, ranges
+from tests.transport.requests import admitted, limits, multi_hot
 
 
 def test_empty_queue_gives_no_batch() -> None:
     assert batcher().take(0) is None
+    assert batcher().wake_ns(0) is None
 
 
 def test_one_request_leaves_at_once_in_the_smallest_bucket() -> None:
     queue = batcher()
     queued(queue, (3, None))
+    assert queue.wake_ns(5) == 5
     batch = queue.take(0)
     assert ranges(batch) == [(0, 0, 3)]
     assert batch is not None and batch.bucket == Bucket(4, 12) and (batch.rows, batch.ids) == (3, 9)
 
 
-def test_requests_share_a_batch_until_the_next_does_not_fit() -> None:
+def test_requests_share_a_batch_until_the_largest_bucket_is_full() -> None:
     queue = batcher()
-    queued(queue, (3, None), (4, None), (2, None), (1, None))
-    assert ranges(queue.take(0)) == [(0, 0, 3), (1, 0, 4)]
+    queued(queue, (3, None), (5, None), (2, None), (1, None))
+    assert ranges(queue.take(0)) == [(0, 0, 3), (1, 0, 5)]
     assert ranges(queue.take(0)) == [(2, 0, 2), (3, 0, 1)]
     assert queue.take(0) is None
+
+
+def test_request_is_split_where_all_that_is_queued_costs_less_for_it() -> None:
+    queue = batcher()
+    queued(queue, (3, None), (4, None), (2, None), (1, None))
+    # 8 + 2 rows and not 8 + 4.
+    assert ranges(queue.take(0)) == [(0, 0, 3), (1, 0, 4), (2, 0, 1)]
+    assert ranges(queue.take(0)) == [(2, 1, 2), (3, 0, 1)]
+
+
+def test_request_is_not_split_where_that_saves_nothing() -> None:
+    queue = batcher()
+    queued(queue, (3, None), (3, None), (5, None), (2, None))
+    # 8 + 8 rows, however they are cut.
+    assert ranges(queue.take(0)) == [(0, 0, 3), (1, 0, 3)]
+
+
+def test_two_small_launches_go_before_a_large_one_that_costs_more() -> None:
+    queue = batcher(cost=costs(LADDER, {1: 10, 2: 11, 4: 15, 8: 30}))
+    queued(queue, (5, None))
+    assert (ranges(queue.take(0)), ranges(queue.take(0))) == ([(0, 0, 4)], [(0, 4, 5)])
+
+
+def test_bucket_that_costs_as_much_as_a_larger_one_is_not_used() -> None:
+    queue = batcher(Mode.WORKER, cost=costs(LADDER, {1: 10, 2: 20, 4: 20, 8: 30}))
+    queued(queue, (2, None))
+    assert bucket_rows(queue.take(0)) == 4
 
 
 @pytest.mark.parametrize("mode", [Mode.WORKER, Mode.INLINE])
@@ -63,29 +66,35 @@ def test_other_modes_give_each_request_its_own_batch(mode: Mode) -> None:
     assert [ranges(queue.take(0)), ranges(queue.take(0))] == [[(0, 0, 1)], [(1, 0, 1)]]
 
 
-def test_request_beyond_the_largest_bucket_is_cut_and_its_tail_shares() -> None:
+def test_request_beyond_the_largest_bucket_is_split_and_its_tail_shares() -> None:
     queue = batcher()
     queued(queue, (19, None), (2, None))
     got = [ranges(queue.take(0)) for _ in range(3)]
     assert got == [[(0, 0, 8)], [(0, 8, 16)], [(0, 16, 19), (1, 0, 2)]]
 
 
-def test_cut_request_is_finished_before_a_more_urgent_one() -> None:
-    queue = batcher()
+def test_split_request_is_finished_before_a_more_urgent_one_starts() -> None:
+    queue = batcher(Mode.WORKER)
     queued(queue, (9, None))
     assert ranges(queue.take(0)) == [(0, 0, 8)]
-    queue.add(admitted(one_hot(8, request_id=7, deadline_us=1)))
+    queued(queue, (8, 100), first=7)
     assert ranges(queue.take(0)) == [(0, 8, 9)]
     assert ranges(queue.take(0)) == [(7, 0, 8)]
 
 
-def test_bags_are_cut_where_the_ids_run_out() -> None:
+def test_bags_are_split_where_the_ids_run_out() -> None:
     queue = batcher(ladder=BucketLadder((Bucket(8, 5),)))
     lengths = [[1, 1, 0], [3, 0, 0], [0, 0, 0], [4, 0, 0], [2, 0, 0]]
     queue.add(admitted(multi_hot(lengths, [0] * 11), within=limits(ids_per_row_max=5)))
     first, second, third = queue.take(0), queue.take(0), queue.take(0)
     assert [ranges(batch) for batch in (first, second, third)] == [[(1, 0, 3)], [(1, 3, 4)], [(1, 4, 5)]]
     assert [batch.ids for batch in (first, second, third) if batch] == [5, 4, 2]
+
+
+def test_request_with_many_ids_takes_a_bucket_that_has_room_for_them() -> None:
+    queue = batcher(ladder=BucketLadder((Bucket(1, 3), Bucket(2, 6), Bucket(8, 24))))
+    queue.add(admitted(multi_hot([[5, 4, 3]], [0] * 12), within=limits(ids_per_row_max=24)))
+    assert bucket_rows(queue.take(0)) == 8
 
 
 def test_earliest_deadline_goes_first_and_none_goes_last() -> None:
@@ -95,43 +104,55 @@ def test_earliest_deadline_goes_first_and_none_goes_last() -> None:
     assert order == [2, 1, 3, 0, 4]
 
 
-def test_patient_request_leads_once_it_has_waited_long_enough() -> None:
-    queue = batcher()
-    queued(queue, (5, None), (1, None), (2, 5_000_000))
-    assert ranges(queue.take(PATIENCE_NS)) == [(0, 0, 5), (2, 0, 2), (1, 0, 1)]
+def test_request_without_deadline_is_due_when_patience_ends() -> None:
+    queue = batcher(Mode.WORKER)
+    queued(queue, (1, PATIENCE_NS // 1000 + 1), (1, None), (1, PATIENCE_NS // 1000 - 1))
+    order = [ranges(queue.take(0))[0][0] for _ in range(3)]
+    assert order == [2, 1, 0]
 
 
-def test_urgent_request_leads_until_then() -> None:
-    queue = batcher()
-    queued(queue, (5, None), (2, 5_000_000))
-    assert ranges(queue.take(PATIENCE_NS - 1)) == [(1, 0, 2), (0, 0, 5)]
-
-
-def test_expired_requests_leave_the_queue_at_their_deadline() -> None:
+def test_request_expires_when_a_launch_of_its_own_would_end_at_its_deadline() -> None:
     queue = batcher()
     entered = queued(queue, (1, 20), (2, 10), (3, None))
-    assert queue.expired(9_999) == []
-    assert queue.expired(10_000) == [entered[1]]
+    latest_ns = 10_000 - (LAUNCH_NS + 2 * ROW_NS)
+    assert queue.expired(latest_ns - 1) == []
+    assert queue.expired(latest_ns) == [entered[1]]
     assert queue.expired(20_000) == [entered[0]]
     assert (queue.pending_rows, queue.pending_requests) == (3, 1)
     assert ranges(queue.take(20_000)) == [(2, 0, 3)]
 
 
-def test_cut_request_no_longer_expires() -> None:
+def test_request_beyond_the_largest_bucket_expires_by_its_cheapest_partition() -> None:
     queue = batcher()
-    queued(queue, (9, 1))
+    (entered,) = queued(queue, (9, 10))
+    latest_ns = 10_000 - 2 * LAUNCH_NS - 9 * ROW_NS
+    assert queue.expired(latest_ns - 1) == []
+    assert queue.expired(latest_ns) == [entered]
+
+
+def test_split_request_no_longer_expires() -> None:
+    queue = batcher()
+    queued(queue, (9, 3))
     queue.take(0)
     assert queue.expired(1_000_000) == []
     assert (queue.pending_rows, queue.pending_requests) == (1, 1)
 
 
-def test_full_queue_is_overloaded_and_keeps_what_it_has() -> None:
+def test_full_queue_is_overloaded_until_enough_rows_have_left() -> None:
     queue = batcher(queue_rows_max=4)
     queued(queue, (3, None))
-    refusal = queue.add(admitted(one_hot(2)))
+    refusal = queue.add(entering(3))
     assert refusal is not None and refusal.status is Status.OVERLOADED
+    assert refusal.retry_after_us == (LAUNCH_NS + 2 * ROW_NS) // 1000
     assert (queue.pending_rows, queue.pending_requests) == (3, 1)
-    assert queue.add(admitted(one_hot(1))) is None
+    assert queue.add(entering(1)) is None
+
+
+def test_bulk_does_not_fill_the_queue_of_interactive_requests() -> None:
+    queue = batcher(queue_rows_max=4)
+    queued(queue, (4, None), bulk=True)
+    assert queue.add(entering(1, bulk=True)) is not None
+    assert queue.add(entering(4)) is None
 
 
 def test_new_ladder_is_used_from_the_next_batch_on() -> None:
@@ -140,22 +161,20 @@ def test_new_ladder_is_used_from_the_next_batch_on() -> None:
     taken: list[int] = []
     for ladder in (LADDER.buckets[3:], LADDER.buckets[1:], LADDER.buckets, LADDER.buckets[2:]):
         queue.use(BucketLadder(ladder))
-        batch = queue.take(0)
-        assert batch is not None
-        taken.append(batch.bucket.rows)
+        taken.append(bucket_rows(queue.take(0)))
     assert taken == [8, 2, 1, 4]
 
 
-def test_new_ladder_takes_the_rest_of_a_cut_request() -> None:
-    queue = batcher(ladder=BucketLadder(LADDER.buckets[3:]))
+def test_new_ladder_takes_the_rest_of_a_split_request() -> None:
+    queue = batcher(ladder=BucketLadder(LADDER.buckets[3:]), cost=costs(LADDER))
     (entered,) = queued(queue, (9, None))
-    assert queue.cut is None
+    assert not queue.cuts
     assert ranges(queue.take(0)) == [(0, 0, 8)]
-    assert queue.cut is entered
+    assert queue.cuts == (entered,)
     queue.use(LADDER)
     batch = queue.take(0)
-    assert ranges(batch) == [(0, 8, 9)] and batch is not None and batch.bucket == LADDER.buckets[0]
-    assert queue.cut is None
+    assert ranges(batch) == [(0, 8, 9)] and bucket_rows(batch) == 1
+    assert not queue.cuts
 
 
 def test_ladder_with_another_largest_bucket_is_no_replacement() -> None:
@@ -168,63 +187,61 @@ def test_queue_without_room_cannot_be_built() -> None:
         batcher(queue_rows_max=0)
 
 
-BAG_LADDER = BucketLadder((Bucket(2, 6), Bucket(5, 9)))
-ROWS = st.lists(st.lists(st.integers(0, 3), min_size=FEATURES, max_size=FEATURES), min_size=1, max_size=14)
+@pytest.mark.parametrize("wrong", [{"linger_ns": -1}, {"margin_ns": -1}, {"rows_max": 0}])
+def test_settings_out_of_range_cannot_be_built(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="want"):
+        Settings(**wrong)
 
 
-def check_batch(batch: Batch, ladder: BucketLadder, mode: Mode) -> None:
-    assert batch.bucket == ladder.cover(batch.rows, batch.ids)
-    assert batch.rows == sum(piece.end - piece.begin for piece in batch.pieces) > 0
-    assert batch.ids == sum(piece.ids for piece in batch.pieces)
-    assert mode is Mode.BATCH or len(batch.pieces) == 1
+def test_capped_batches_take_the_largest_bucket_within_the_cap() -> None:
+    queue = batcher(settings=Settings(rows_max=7))
+    queued(queue, (6, None))
+    assert [bucket_rows(queue.take(0)), bucket_rows(queue.take(0))] == [4, 2]
 
 
-@given(
-    st.sampled_from(Mode),
-    st.lists(st.tuples(ROWS, st.none() | st.integers(1, 50), st.booleans()), max_size=12),
-    st.lists(st.booleans(), max_size=30),
-)
-def test_every_row_leaves_exactly_once_and_no_batch_overflows(
-    mode: Mode, requests: list[tuple[list[list[int]], int | None, bool]], takes: list[bool]
-) -> None:
-    queue = Batcher(ladder=BAG_LADDER, mode=mode, queue_rows_max=10_000)
-    covered: dict[int, list[tuple[int, int]]] = {}
-    entered: list[Admitted] = []
-
-    def take() -> bool:
-        pending = queue.pending_rows
-        batch = queue.take(0)
-        if batch is None:
-            assert pending == queue.pending_requests == 0
-            return False
-        check_batch(batch, BAG_LADDER, mode)
-        assert pending - queue.pending_rows == batch.rows
-        for request_id, begin, end in ranges(batch):
-            covered.setdefault(request_id, []).append((begin, end))
-        return True
-
-    for index, (lengths, deadline_us, bags) in enumerate(requests):
-        values = [0] * sum(map(sum, lengths))
-        request = multi_hot(lengths, values, request_id=index) if bags else one_hot(len(lengths), request_id=index)
-        request.deadline_us = deadline_us
-        entered.append(admitted(request, within=limits(ids_per_row_max=9)))
-        assert queue.add(entered[-1]) is None
-        if index < len(takes) and takes[index]:
-            take()
-    while take():
-        pass
-    for admission in entered:
-        edges = covered[admission.request.request_id]
-        assert edges[0][0] == 0 and edges[-1][1] == admission.rows
-        assert all(before[1] == after[0] for before, after in pairwise(edges))
+def test_cap_below_every_bucket_leaves_the_smallest() -> None:
+    queue = batcher(ladder=BucketLadder(LADDER.buckets[1:]))
+    queue.tune(Settings(rows_max=1))
+    queued(queue, (3, None))
+    assert ranges(queue.take(0)) == [(0, 0, 2)]
 
 
-@given(st.lists(st.tuples(st.integers(1, 20), st.none() | st.integers(1, 5)), max_size=15))
-def test_requests_start_by_deadline_then_arrival(requests: list[tuple[int, int | None]]) -> None:
+def test_row_of_more_ids_than_the_cap_has_room_for_leaves_all_the_same() -> None:
+    queue = batcher(settings=Settings(rows_max=2))
+    queue.add(admitted(multi_hot([[9, 0, 0], [4, 0, 0]], [0] * 13), within=limits(ids_per_row_max=24)))
+    assert [(ranges(batch), bucket_rows(batch)) for batch in (queue.take(0), queue.take(0))] == [
+        ([(1, 0, 1)], 4),
+        ([(1, 1, 2)], 2),
+    ]
+
+
+def test_cancelled_requests_leave_the_queue_but_for_a_split_one() -> None:
     queue = batcher()
-    queued(queue, *requests)
-    started: list[int] = []
-    while (batch := queue.take(0)) is not None:
-        started += [request_id for request_id, begin, _ in ranges(batch) if begin == 0]
-    deadlines = [10**9 if deadline_us is None else deadline_us for _, deadline_us in requests]
-    assert started == sorted(range(len(requests)), key=lambda index: (deadlines[index], index))
+    entered = queued(queue, (9, None), (1, None), (2, None))
+    queue.take(0)
+    assert queue.cancel(lambda request: request is not entered[2]) == [entered[1]]
+    assert (queue.pending_rows, queue.pending_requests) == (3, 2)
+    assert ranges(queue.take(0)) == [(0, 8, 9), (2, 0, 2)]
+
+
+def test_batcher_follows_costs_that_drift_but_not_more_often_than_it_may() -> None:
+    cost = costs(LADDER, {1: 10, 2: 20, 4: 30, 8: 40})
+    queue = batcher(cost=cost)
+
+    def first_bucket(now_ns: int) -> int:
+        queued(queue, (5, None))
+        rows = bucket_rows(queue.take(now_ns))
+        while queue.take(now_ns):
+            pass
+        return rows
+
+    assert first_bucket(0) == 8
+    while cost.launch_ns(LADDER.buckets[3]) < 50:
+        cost.observe(LADDER.buckets[3], 60)
+        cost.observe(LADDER.buckets[2], 30)
+        cost.observe(LADDER.buckets[0], 10)
+    assert first_bucket(1) == 4
+    while cost.launch_ns(LADDER.buckets[3]) > 38:
+        cost.observe(LADDER.buckets[3], 30)
+    assert first_bucket(REPLAN_NS) == 4
+    assert first_bucket(1 + REPLAN_NS) == 8

@@ -12,12 +12,14 @@ from narsil_transport.header import MAGIC, REQUEST_HEADER_BYTES_MAX, VERSION
 from narsil_transport.messages import Ids
 from narsil_transport.status import Refusal, Status
 from narsil_transport.wire import (
+    CancelRequest,
     ControlRequest,
     HealthReply,
     HealthState,
     InferRequest,
     MetadataReply,
     Operation,
+    Priority,
     RefusalReply,
     Refused,
     ScoresReply,
@@ -25,6 +27,7 @@ from narsil_transport.wire import (
     WireError,
     decode_reply,
     decode_request,
+    encode_cancel,
     encode_health,
     encode_metadata,
     encode_refusal,
@@ -89,17 +92,35 @@ def test_encoder_refuses_a_dtype_the_wire_does_not_carry() -> None:
         encode_request(sent)
 
 
+@pytest.mark.parametrize("priority", Priority)
+def test_priority_survives_and_only_bulk_costs_bytes(priority: Priority) -> None:
+    head, *tensors = encode_request(one_hot(2, priority=priority))
+    got = decode_request(head, tensors)
+    assert isinstance(got, InferRequest) and got.priority is priority
+    assert (b"\xa1p" in head) is (priority is Priority.BULK)
+
+
+def test_cancel_survives() -> None:
+    assert decode_request(encode_cancel((1 << 64) - 1), []) == CancelRequest((1 << 64) - 1)
+
+
+def test_cancel_reads_nothing_but_its_id() -> None:
+    assert decode_request(header(Operation.CANCEL, d=-1, p="x"), []) == CancelRequest(7)
+
+
 @pytest.mark.parametrize("operation", [Operation.HEALTH, Operation.METADATA])
 def test_control_request_survives(operation: Operation) -> None:
     head, *tensors = encode_request(ControlRequest(8, operation))
     assert decode_request(head, tensors) == ControlRequest(8, operation)
 
 
-def test_control_request_with_a_tensor_is_refused() -> None:
-    assert refused(header(Operation.HEALTH)).refusal.status is Status.INVALID
+@pytest.mark.parametrize("operation", [Operation.HEALTH, Operation.METADATA, Operation.CANCEL])
+def test_other_request_with_a_tensor_is_refused_under_its_id(operation: Operation) -> None:
+    answer = refused(header(operation))
+    assert answer.request_id == 7 and answer.refusal.status is Status.INVALID
 
 
-@pytest.mark.parametrize("operation", [0, Operation.CANCEL, Operation.ADMIN, 0x81, 255])
+@pytest.mark.parametrize("operation", [0, Operation.ADMIN, 0x81, 255])
 def test_unserved_operation_is_unsupported_under_its_id(operation: int) -> None:
     answer = refused(header(operation))
     assert answer.refusal.status is Status.UNSUPPORTED and answer.request_id == 7
@@ -118,6 +139,13 @@ def test_other_version_is_unsupported_and_its_map_unread() -> None:
         ({"d": -1}, "'d'"),
         ({"d": 1.5}, "'d'"),
         ({"tp": "x" * 65}, "'tp'"),
+        ({"p": 2}, "'p'"),
+        ({"p": -1}, "'p'"),
+        ({"p": True}, "'p'"),
+        ({"p": 1.0}, "'p'"),
+        ({"p": None}, "'p'"),
+        ({"p": "bulk"}, "'p'"),
+        ({"p": [[1] * 16] * 16}, "'p'"),
         ({"t": None}, "'t'"),
         ({"t": SPECS[:1]}, "'t'"),
         ({"t": [SPECS[1], SPECS[0]]}, "dense"),
@@ -144,9 +172,10 @@ def test_dense_without_columns_is_invalid(specs: list[Any]) -> None:
     assert "column" in refused(header(t=[specs, ["ids", "i4", [rows, 3]]]), [b"", bytes(rows * 12)]).refusal.detail
 
 
+@pytest.mark.parametrize("operation", [Operation.INFER, Operation.CANCEL])
 @pytest.mark.parametrize("request_id", [None, -1, True, "7", 7.0])
-def test_unreadable_id_is_answered_as_zero(request_id: object) -> None:
-    answer = refused(header(id=request_id))
+def test_unreadable_id_is_answered_as_zero(request_id: object, operation: Operation) -> None:
+    answer = refused(header(operation, id=request_id))
     assert answer.request_id == 0 and answer.refusal.status is Status.INVALID
 
 
@@ -183,12 +212,12 @@ def test_random_bytes_are_refused(head: bytes, tensors: list[bytes]) -> None:
 
 @given(
     st.integers(0, 255),
-    st.dictionaries(st.sampled_from(["id", "m", "d", "tp", "t", "x"]), FIELD_VALUES),
+    st.dictionaries(st.sampled_from(["id", "m", "d", "p", "tp", "t", "x"]), FIELD_VALUES),
     st.lists(st.binary(max_size=40), max_size=4),
 )
 def test_any_map_decodes_or_is_refused(operation: int, fields: dict[str, Any], tensors: list[bytes]) -> None:
     got = decode_request(header(operation, **fields), tensors)
-    assert isinstance(got, InferRequest | ControlRequest | Refused)
+    assert isinstance(got, InferRequest | ControlRequest | CancelRequest | Refused)
 
 
 @given(st.data())
@@ -197,7 +226,7 @@ def test_mutated_request_decodes_or_is_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
     got = decode_request(bytes(head[: data.draw(st.integers(0, len(head)))]), TENSORS)
-    assert isinstance(got, InferRequest | ControlRequest | Refused)
+    assert isinstance(got, InferRequest | ControlRequest | CancelRequest | Refused)
 
 
 @given(st.data())
@@ -224,7 +253,7 @@ def test_scores_survive_and_are_copied() -> None:
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
 def test_refusal_survives(status: Status) -> None:
-    refusal = Refusal(status, "no", retry_after_us=5)
+    refusal = Refusal(status, "no", retry_after_us=5, predicted_us=9)
     assert decode_reply([encode_refusal(2, "v", refusal)]) == RefusalReply(2, "v", refusal)
 
 
@@ -232,6 +261,13 @@ def test_status_of_a_newer_server_becomes_internal() -> None:
     frame = encode_refusal(2, "v", Refusal(Status.CANCELLED, "no")).replace(b"\xa1s\x0d", b"\xa1s\x63")
     got = decode_reply([frame])
     assert isinstance(got, RefusalReply) and got.refusal == Refusal(Status.INTERNAL, "status 99: no")
+
+
+@pytest.mark.parametrize("eta", [-1, 1.5, True, None])
+def test_refusal_with_a_bad_prediction_is_a_wire_error(eta: object) -> None:
+    fields = {"id": 1, "v": "v", "s": 8, "e": "no", "eta": eta}
+    with pytest.raises(WireError, match="'eta'"):
+        decode_reply([MAGIC + b"\x01\x80" + msgpack.packb(fields)])
 
 
 def test_health_and_metadata_survive() -> None:
@@ -253,8 +289,10 @@ def test_scores_of_a_broken_length_are_a_wire_error() -> None:
         decode_reply([head, scores[:-1]])
 
 
-def test_a_refusal_cannot_say_ok_or_a_negative_wait() -> None:
+def test_a_refusal_cannot_say_ok_or_a_negative_time() -> None:
     with pytest.raises(ValueError, match="OK"):
         Refusal(Status.OK, "fine")
     with pytest.raises(ValueError, match="retry_after_us"):
         Refusal(Status.OVERLOADED, "full", retry_after_us=-1)
+    with pytest.raises(ValueError, match="predicted_us"):
+        Refusal(Status.WOULD_MISS, "late", predicted_us=-1)

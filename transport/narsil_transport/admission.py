@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from narsil_transport.messages import Floats, Ids, InferRequest, Lengths
+from narsil_transport.messages import Floats, Ids, InferRequest, Lengths, Priority
 from narsil_transport.status import Refusal, Status
+
+# A person who waits notices one second; a deadline on this system is a thousand times shorter.
+PATIENCE_NS = 1_000_000_000
+
+_BULK = Priority.BULK
 
 RowOffsets = npt.NDArray[np.int64]
 
@@ -70,7 +75,8 @@ class Admitted:
     """A request that may run, with what the batcher needs. `route` is carried for the reply, never looked at.
 
     `ids` counts the request's ids. `row_offsets` int64 [rows + 1] says where each row's values start (multi-hot),
-    or is None where every row has `ids_per_row` ids (one per feature).
+    or is None where every row has `ids_per_row` ids (one per feature). `due_ns` is what the queue is ordered by: the
+    deadline, or where there is none `PATIENCE_NS` after receipt. `bulk` is the request's priority.
     """
 
     route: object
@@ -81,10 +87,22 @@ class Admitted:
     ids: int
     ids_per_row: int
     row_offsets: RowOffsets | None
+    due_ns: int
+    bulk: bool
 
 
-def admit(request: InferRequest, *, limits: ModelLimits, now_ns: int, route: object) -> Admitted | Refusal:
-    """The admitted request, or the refusal that says what is wrong with it. `now_ns` is its receipt."""
+def admit(
+    request: InferRequest,
+    *,
+    limits: ModelLimits,
+    now_ns: int,
+    route: object,
+    default_deadline_us: int | None = None,
+) -> Admitted | Refusal:
+    """The admitted request, or the refusal that says what is wrong with it. `now_ns` is its receipt.
+
+    `default_deadline_us` is the budget of an interactive request that names none; bulk work waits without one.
+    """
     ids, lengths, values = request.ids, request.lengths, request.values
     row_offsets: RowOffsets | None = None
     if ids is not None:
@@ -102,10 +120,14 @@ def admit(request: InferRequest, *, limits: ModelLimits, now_ns: int, route: obj
         refusal, id_count = Refusal(Status.INVALID, "want either ids, or lengths and values"), 0
     if refusal is not None:
         return refusal
+    bulk = request.priority is _BULK
     deadline_us = request.deadline_us
+    if deadline_us is None and not bulk:
+        deadline_us = default_deadline_us
     deadline_ns = None if deadline_us is None else now_ns + deadline_us * 1000
-    ids_per_row = len(limits.feature_names)
-    return Admitted(route, request, now_ns, deadline_ns, len(request.dense), id_count, ids_per_row, row_offsets)
+    due_ns = now_ns + PATIENCE_NS if deadline_ns is None else deadline_ns
+    rows, ids_per_row = len(request.dense), len(limits.feature_names)
+    return Admitted(route, request, now_ns, deadline_ns, rows, id_count, ids_per_row, row_offsets, due_ns, bulk)
 
 
 def _refuse_size(request: InferRequest, keyed: Ids, limits: ModelLimits) -> Refusal | None:

@@ -16,13 +16,20 @@ Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 class Operation(IntEnum):
-    """What a request asks for. CANCEL and ADMIN are reserved: version 1 answers them UNSUPPORTED."""
+    """What a request asks for. ADMIN is reserved: version 1 answers it UNSUPPORTED."""
 
     INFER = 1
     HEALTH = 2
     METADATA = 3
     CANCEL = 4
     ADMIN = 5
+
+
+class Priority(IntEnum):
+    """Who waits for the scores. BULK takes the room that INTERACTIVE leaves. The numbers are the wire contract."""
+
+    INTERACTIVE = 0
+    BULK = 1
 
 
 class HealthState(StrEnum):
@@ -58,6 +65,7 @@ class InferRequest:
     ids: Ids | None
     lengths: Lengths | None
     values: Ids | None
+    priority: Priority = Priority.INTERACTIVE
 
     @property
     def rows(self) -> int:
@@ -71,6 +79,13 @@ class ControlRequest:
 
     request_id: int
     operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """The peer no longer wants the scores of its INFER `request_id`. It has no reply of its own."""
+
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)

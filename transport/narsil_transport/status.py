@@ -27,15 +27,19 @@ class Status(IntEnum):
 class Refusal:
     """An expected failure: answered to the client and counted, never raised, never logged with a traceback.
 
-    `detail` is one sentence for a person. `retry_after_us` is set where waiting may help.
+    `detail` is one sentence for a person. `retry_after_us` is set where waiting may help. `predicted_us`,
+    counted from receipt, is when the scores would have come, where that is the reason.
     """
 
     status: Status
     detail: str
     retry_after_us: int | None = None
+    predicted_us: int | None = None
 
     def __post_init__(self) -> None:
         if self.status is Status.OK:
             raise ValueError("a refusal cannot have the status OK")
         if self.retry_after_us is not None and self.retry_after_us < 0:
             raise ValueError(f"want retry_after_us of at least 0, got {self.retry_after_us}")
+        if self.predicted_us is not None and self.predicted_us < 0:
+            raise ValueError(f"want predicted_us of at least 0, got {self.predicted_us}")

@@ -1,6 +1,7 @@
 """Frames to values and back, pure. Everything a peer sends is parsed here, once; PROTOCOL.md is the contract.
 
-`decode_request` and the `encode_*` of replies serve a server, `encode_request` and `decode_reply` a client.
+`decode_request` and the `encode_*` of replies serve a server; `encode_request`, `encode_cancel` and `decode_reply` a
+client.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from narsil_transport.header import (
     unpack_request_fields,
 )
 from narsil_transport.messages import (
+    CancelRequest,
     ControlRequest,
     Floats,
     HealthReply,
@@ -34,18 +36,19 @@ from narsil_transport.messages import (
     InferRequest,
     MetadataReply,
     Operation,
+    Priority,
     RefusalReply,
     Refused,
     ScoresReply,
     StageTimes,
 )
 from narsil_transport.status import Refusal, Status
-
-Frame = bytes | memoryview
+from narsil_transport.tensors import FLOATS, INTEGERS, LENGTHS, Frame, describe_tensor, view_tensor
 
 # A peer needs one import: the values that this module reads and writes are given out with it.
 __all__ = [
     "TENSORS_MAX",
+    "CancelRequest",
     "ControlRequest",
     "Frame",
     "HealthReply",
@@ -53,6 +56,7 @@ __all__ = [
     "InferRequest",
     "MetadataReply",
     "Operation",
+    "Priority",
     "RefusalReply",
     "Refused",
     "ScoresReply",
@@ -60,6 +64,7 @@ __all__ = [
     "WireError",
     "decode_reply",
     "decode_request",
+    "encode_cancel",
     "encode_health",
     "encode_metadata",
     "encode_refusal",
@@ -71,22 +76,25 @@ __all__ = [
 TENSORS_MAX = 3
 TRACEPARENT_CHARS_MAX = 64
 
-_F4, _I4, _I8 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i8")
-_DTYPES: Mapping[str, np.dtype[Any]] = {"f4": _F4, "i4": _I4, "i8": _I8}
-_DTYPE_NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in _DTYPES.items()}
-_FLOATS, _INTEGERS, _LENGTHS = ("f4",), ("i4", "i8"), ("i4",)
+_F4 = np.dtype("<f4")
+
+# As names of their own: reaching into the enum costs more than finding out that "p" is absent.
+_INTERACTIVE, _BULK = Priority.INTERACTIVE, Priority.BULK
 
 _START = MAGIC + bytes((VERSION,))
+_CANCEL = prelude(Operation.CANCEL)
 _SCORES = prelude(Operation.INFER | REPLY_BIT)
 _HEALTH = prelude(Operation.HEALTH | REPLY_BIT)
 _METADATA = prelude(Operation.METADATA | REPLY_BIT)
 # Operation 0 is no request: a refusal may answer a message whose operation could not be read.
 _REFUSAL = prelude(REPLY_BIT)
+# The operations that carry no tensor frame.
+_BARE = (Operation.HEALTH, Operation.METADATA, Operation.CANCEL)
 _STATUSES = frozenset(Status)
 _HEALTH_STATES = tuple(HealthState)
 
 
-def decode_request(header: Frame, tensors: Sequence[Frame]) -> InferRequest | ControlRequest | Refused:
+def decode_request(header: Frame, tensors: Sequence[Frame]) -> InferRequest | ControlRequest | CancelRequest | Refused:
     """The request in these frames (memoryviews of format B), or its refusal. Never raises on any bytes."""
     if len(header) < PRELUDE_BYTES or header[:3] != _START:
         return Refused(0, _refuse_prelude(bytes(header[:PRELUDE_BYTES])))
@@ -97,10 +105,12 @@ def decode_request(header: Frame, tensors: Sequence[Frame]) -> InferRequest | Co
         operation = header[3]
         if operation == Operation.INFER:
             return _infer(request_id, fields, tensors)
-        if operation != Operation.HEALTH and operation != Operation.METADATA:
+        if operation not in _BARE:
             return Refused(request_id, Refusal(Status.UNSUPPORTED, f"operation {operation} is not served"))
         if tensors:
             raise WireError(f"{Operation(operation).name} carries no tensor frame, got {len(tensors)}")
+        if operation == Operation.CANCEL:
+            return CancelRequest(request_id)
         return ControlRequest(request_id, Operation(operation))
     except WireError as error:
         return Refused(request_id, Refusal(Status.INVALID, str(error)))
@@ -125,38 +135,27 @@ def _infer(request_id: int, fields: Mapping[str, Any], tensors: Sequence[Frame])
     traceparent = optional_text(fields, "tp")
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         raise WireError(f"'tp' wants at most {TRACEPARENT_CHARS_MAX} characters, got {len(traceparent)}")
-    dense = _tensor(specs[0], tensors[0], "dense", _FLOATS, 2)
+    priority = _priority(fields["p"]) if "p" in fields else _INTERACTIVE
+    dense = view_tensor(specs[0], tensors[0], "dense", FLOATS, 2)
     ids = lengths = values = None
     if len(specs) == 2:
-        keys = ids = _tensor(specs[1], tensors[1], "ids", _INTEGERS, 2)
+        keys = ids = view_tensor(specs[1], tensors[1], "ids", INTEGERS, 2)
     else:
-        keys = lengths = _tensor(specs[1], tensors[1], "lengths", _LENGTHS, 2)
-        values = _tensor(specs[2], tensors[2], "values", _INTEGERS, 1)
+        keys = lengths = view_tensor(specs[1], tensors[1], "lengths", LENGTHS, 2)
+        values = view_tensor(specs[2], tensors[2], "values", INTEGERS, 1)
     rows, width = dense.shape
     keyed_rows, features = keys.shape
     if rows != keyed_rows:
         raise WireError(f"dense has {rows} rows, {specs[1][0]} has {keyed_rows}")
     if not width or not features:
         raise WireError(f"want at least one dense column and one feature, got {width} and {features}")
-    return InferRequest(request_id, model or "", deadline_us, traceparent, dense, ids, lengths, values)
+    return InferRequest(request_id, model or "", deadline_us, traceparent, dense, ids, lengths, values, priority)
 
 
-def _tensor(spec: object, frame: Frame, name: str, codes: tuple[str, ...], ndim: int) -> npt.NDArray[Any]:
-    if type(spec) is not list or len(spec) != 3 or spec[0] != name:
-        raise WireError(f"want [{name!r}, dtype, shape], got {brief(spec)}")
-    code, shape = spec[1], spec[2]
-    if code not in codes:
-        raise WireError(f"{name} wants dtype {' or '.join(codes)}, got {brief(code)}")
-    if type(shape) is not list or len(shape) != ndim:
-        raise WireError(f"{name} wants {ndim} dimensions, got {brief(shape)}")
-    # numpy proves the dimensions: anything but sizes that fit this frame is an error, nothing is allocated.
-    try:
-        array: npt.NDArray[Any] = np.ndarray(shape, _DTYPES[code], frame)
-    except (TypeError, ValueError):
-        raise WireError(f"{name} cannot have shape {brief(shape)} in {len(frame)} bytes") from None
-    if array.nbytes != len(frame):
-        raise WireError(f"{name} {shape} wants {array.nbytes} bytes, got {len(frame)}")
-    return array
+def _priority(value: object) -> Priority:
+    if type(value) is not int or value not in (_INTERACTIVE, _BULK):
+        raise WireError(f"'p' wants 0 (interactive) or 1 (bulk), not {brief(value)}")
+    return Priority(value)
 
 
 def encode_request(request: InferRequest | ControlRequest) -> list[bytes]:
@@ -174,15 +173,15 @@ def encode_request(request: InferRequest | ControlRequest) -> list[bytes]:
         fields["d"] = request.deadline_us
     if request.traceparent is not None:
         fields["tp"] = request.traceparent
-    fields["t"] = [(name, _dtype_name(name, array), array.shape) for name, array in tensors]
+    if request.priority is _BULK:
+        fields["p"] = 1
+    fields["t"] = [describe_tensor(name, array) for name, array in tensors]
     return [pack_header(prelude(Operation.INFER), fields), *(array.tobytes() for _, array in tensors)]
 
 
-def _dtype_name(name: str, array: npt.NDArray[Any]) -> str:
-    code = _DTYPE_NAMES.get(array.dtype)
-    if code is None:
-        raise WireError(f"{name} wants one of {', '.join(_DTYPES)}, got {array.dtype}")
-    return code
+def encode_cancel(request_id: int) -> bytes:
+    """The only frame of a CANCEL of this INFER."""
+    return pack_header(_CANCEL, {"id": request_id})
 
 
 def encode_scores(
@@ -213,6 +212,8 @@ def encode_refusal(request_id: int, version: str, refusal: Refusal) -> bytes:
     fields = {"id": request_id, "s": int(refusal.status), "v": version, "e": refusal.detail}
     if refusal.retry_after_us is not None:
         fields["retry"] = refusal.retry_after_us
+    if refusal.predicted_us is not None:
+        fields["eta"] = refusal.predicted_us
     return pack_header(_REFUSAL, fields)
 
 
@@ -270,10 +271,10 @@ def _scores(request_id: int, version: str, fields: Mapping[str, Any], frame: Fra
 
 
 def _refusal(status: int, fields: Mapping[str, Any]) -> Refusal:
-    detail, retry_after_us = require_text(fields, "e"), optional_uint(fields, "retry")
+    detail = require_text(fields, "e")
     if status not in _STATUSES:
-        return Refusal(Status.INTERNAL, f"status {status}: {detail}", retry_after_us)
-    return Refusal(Status(status), detail, retry_after_us)
+        status, detail = Status.INTERNAL, f"status {status}: {detail}"
+    return Refusal(Status(status), detail, optional_uint(fields, "retry"), optional_uint(fields, "eta"))
 
 
 def _health(request_id: int, version: str, fields: Mapping[str, Any]) -> HealthReply:

@@ -7,6 +7,7 @@ clock. What a request can fail with is in `errors`: everything is a NarsilError,
 from narsil_client.aio import AsyncClient, AsyncPending
 from narsil_client.client import Client, Pending
 from narsil_client.errors import (
+    Cancelled,
     ClientClosed,
     DeadlineExceeded,
     Draining,
@@ -23,6 +24,7 @@ from narsil_client.errors import (
     Unavailable,
     UnknownModel,
     Unsupported,
+    WouldMiss,
 )
 from narsil_client.scores import Scores
 from narsil_transport.messages import HealthReply, HealthState, MetadataReply, StageTimes
@@ -31,6 +33,7 @@ from narsil_transport.status import Status
 __all__ = [
     "AsyncClient",
     "AsyncPending",
+    "Cancelled",
     "Client",
     "ClientClosed",
     "DeadlineExceeded",
@@ -55,4 +58,5 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "Unsupported",
+    "WouldMiss",
 ]

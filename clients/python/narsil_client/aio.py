@@ -1,6 +1,7 @@
 """The asyncio client: the same session on the event loop's own selector, with no thread and no zmq.asyncio."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -11,7 +12,7 @@ from narsil_client.arguments import InferArguments, infer_request, timeout_ns
 from narsil_client.dealer import READABLE, WRITABLE, Dealer, connect
 from narsil_client.errors import no_room, not_open, not_yet, unreachable
 from narsil_client.scores import Scores, scores_of
-from narsil_client.session import Call, ReplyT, Session
+from narsil_client.session import Call, ReplyT, Session, cancels
 from narsil_transport.messages import (
     ControlRequest,
     HealthReply,
@@ -25,7 +26,8 @@ from narsil_transport.messages import (
 class AsyncClient:
     """Client for asyncio: the same arguments, results and errors, for an `async with` block in one event loop.
 
-    Cancelling `predict` gives its place in the window back. A bare `open` must be matched by a `close`.
+    Cancelling `predict` gives its place in the window back, and cancels the request at the server. A bare `open` must
+    be matched by a `close`.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class AsyncClient:
 
     async def submit(self, *, timeout_s: float | None = None, **arguments: Unpack[InferArguments]) -> "AsyncPending":
         """Client.submit: waits only for room in the window and for a server that takes the request."""
-        return AsyncPending(*await self._start(infer_request(**arguments), ScoresReply, timeout_s))
+        call, landed = await self._start(infer_request(**arguments), ScoresReply, timeout_s)
+        return AsyncPending(self._cancel, call, landed)
 
     async def health(self, *, timeout_s: float | None = None) -> HealthReply:
         """Client.health."""
@@ -95,6 +98,7 @@ class AsyncClient:
         try:
             await landed.wait()
         except asyncio.CancelledError:
+            self._cancel(call)
             self._forget(call)
             raise
         return call
@@ -161,8 +165,20 @@ class AsyncClient:
 
     def _expire(self, until_ns: int) -> None:
         self._drain()
-        for call in self._session.expire(max(until_ns, monotonic_ns())):
+        late = self._session.expire(max(until_ns, monotonic_ns()))
+        for call in late:
             self._land(call)
+        self._send_to_all(cancels(*late))
+
+    def _cancel(self, call: Call[Any]) -> None:
+        if not call.done:
+            self._send_to_all(cancels(call))
+
+    def _send_to_all(self, messages: list[bytes]) -> None:
+        if self._dealer is not None and messages:
+            self._dealer.send_to_all(messages)
+            # As after every send: it may have taken the edge that the reader waits for.
+            self._drain()
 
     def _forget(self, call: Call[Any]) -> None:
         self._session.forget(call)
@@ -180,9 +196,10 @@ class AsyncClient:
 class AsyncPending:
     """A submitted request. Its answer is read while the event loop runs."""
 
-    __slots__ = ("_call", "_landed")
+    __slots__ = ("_call", "_cancel", "_landed")
 
-    def __init__(self, call: Call[ScoresReply], landed: asyncio.Event) -> None:
+    def __init__(self, cancel: Callable[[Call[Any]], None], call: Call[ScoresReply], landed: asyncio.Event) -> None:
+        self._cancel = cancel
         self._call = call
         self._landed = landed
 
@@ -190,8 +207,12 @@ class AsyncPending:
         """Whether `result` would return or raise at once."""
         return self._call.done
 
+    def cancel(self) -> None:
+        """Pending.cancel."""
+        self._cancel(self._call)
+
     async def result(self, timeout_s: float | None = None) -> Scores:
-        """Pending.result. Cancelling it leaves the request in flight."""
+        """Pending.result. Cancelling this wait leaves the request in flight; `cancel` is what takes it back."""
         if timeout_s is None:
             await self._landed.wait()
         else:

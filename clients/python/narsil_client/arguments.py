@@ -1,17 +1,22 @@
 """What a caller passes, checked and brought to the wire's dtypes before anything is sent."""
 
+from collections.abc import Mapping
 from operator import index
-from typing import Any, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from narsil_transport.messages import Floats, Ids, InferRequest, Lengths
+from narsil_transport.messages import Floats, Ids, InferRequest, Lengths, Priority
 from narsil_transport.wire import TRACEPARENT_CHARS_MAX
 
 # 11 days: far beyond any use, and inside the 32-bit milliseconds of a ZeroMQ timeout.
 TIMEOUT_S_MAX = 1e6
 
+# `bulk` waits for the room that `interactive` leaves in its batches.
+PriorityName = Literal["interactive", "bulk"]
+
+_PRIORITIES: Mapping[str, Priority] = {"interactive": Priority.INTERACTIVE, "bulk": Priority.BULK}
 _F4, _I4, _I8 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i8")
 _INT32, _INT64 = np.iinfo(np.int32), np.iinfo(np.int64)
 
@@ -22,7 +27,7 @@ class InferArguments(TypedDict, total=False):
     dense [n, D] numbers, sent as float32. Either ids [n, T], one id per feature, or lengths [n, T] and values [nnz],
     sample-major (all bags of row 0, then of row 1), empty bags allowed. Ids keep int32 or int64; other integers become
     int64. `model` "" is the server's default. `deadline_us` is the server's budget in microseconds from receipt.
-    `traceparent` is a W3C trace context of at most 64 characters.
+    `priority` "bulk" is for work that nobody waits for. `traceparent` is a W3C trace context of at most 64 characters.
     """
 
     dense: Required[npt.ArrayLike]
@@ -31,6 +36,7 @@ class InferArguments(TypedDict, total=False):
     values: npt.ArrayLike | None
     model: str
     deadline_us: int | None
+    priority: PriorityName
     traceparent: str | None
 
 
@@ -42,6 +48,7 @@ def infer_request(
     values: npt.ArrayLike | None = None,
     model: str = "",
     deadline_us: int | None = None,
+    priority: PriorityName = "interactive",
     traceparent: str | None = None,
 ) -> InferRequest:
     """The request, not numbered yet. Raises ValueError in one sentence where the arguments cannot be sent."""
@@ -49,17 +56,19 @@ def infer_request(
         deadline_us = index(deadline_us)
         if deadline_us < 1:
             raise ValueError(f"want deadline_us of at least 1, got {deadline_us}")
+    if priority not in _PRIORITIES:
+        raise ValueError(f"want priority {' or '.join(_PRIORITIES)}, got {priority!r}")
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         raise ValueError(f"want a traceparent of at most {TRACEPARENT_CHARS_MAX} characters, got {len(traceparent)}")
-    floats = _floats(dense)
+    floats, level = _floats(dense), _PRIORITIES[priority]
     if ids is not None and lengths is None and values is None:
         integers = _ids("ids", ids, 2)
         _check_rows(floats, "ids", integers)
-        return InferRequest(0, model, deadline_us, traceparent, floats, integers, None, None)
+        return InferRequest(0, model, deadline_us, traceparent, floats, integers, None, None, level)
     if ids is None and lengths is not None and values is not None:
-        counts = _lengths(lengths)
+        counts, bags = _lengths(lengths), _ids("values", values, 1)
         _check_rows(floats, "lengths", counts)
-        return InferRequest(0, model, deadline_us, traceparent, floats, None, counts, _ids("values", values, 1))
+        return InferRequest(0, model, deadline_us, traceparent, floats, None, counts, bags, level)
     raise ValueError("want either ids, or both lengths and values")
 
 

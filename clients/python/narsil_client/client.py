@@ -11,7 +11,7 @@ from narsil_client.arguments import InferArguments, infer_request, timeout_ns
 from narsil_client.dealer import Dealer, connect
 from narsil_client.errors import no_room, not_open, not_yet, unreachable
 from narsil_client.scores import Scores, scores_of
-from narsil_client.session import Call, ReplyT, Session
+from narsil_client.session import Call, ReplyT, Session, cancels
 from narsil_transport.messages import (
     ControlRequest,
     HealthReply,
@@ -30,7 +30,8 @@ class Client:
 
     `endpoints` are replicas of one model: requests go round robin to those that are connected, and need not exist yet.
     Every request ends within its `timeout_s`, this one or its own, in a result or a NarsilError: Refused with the
-    server's status, RequestTimeout if no answer came, ServerUnreachable if no server took it. Nothing is retried.
+    server's status, RequestTimeout if no answer came, ServerUnreachable if no server took it. Nothing is retried;
+    a request that times out is cancelled at the server.
     At most `inflight_max` requests are in flight. `context` is shared if given, and then not terminated.
     """
 
@@ -72,8 +73,8 @@ class Client:
     def predict(self, *, timeout_s: float | None = None, **arguments: Unpack[InferArguments]) -> Scores:
         """Score n rows: `dense` with `ids`, or with `lengths` and `values`.
 
-        The other keywords are `model`, `deadline_us` and `traceparent`; InferArguments describes them all. Raises
-        ValueError, before anything is sent, where they cannot be, and otherwise a NarsilError.
+        The other keywords are `model`, `deadline_us`, `priority` and `traceparent`; InferArguments describes them
+        all. Raises ValueError, before anything is sent, where they cannot be, and otherwise a NarsilError.
         """
         call = self._start(infer_request(**arguments), ScoresReply, timeout_s)
         self._wait(call, call.expires_ns)
@@ -81,7 +82,7 @@ class Client:
 
     def submit(self, *, timeout_s: float | None = None, **arguments: Unpack[InferArguments]) -> "Pending":
         """Send what `predict` would and return at once, unless the window is full: then as soon as there is room."""
-        return Pending(self._wait, self._start(infer_request(**arguments), ScoresReply, timeout_s))
+        return Pending(self._wait, self._cancel, self._start(infer_request(**arguments), ScoresReply, timeout_s))
 
     def health(self, *, timeout_s: float | None = None) -> HealthReply:
         """The state and load of the next server in turn. Raises NarsilError."""
@@ -138,8 +139,12 @@ class Client:
             return True
         if now_ns < until_ns:
             return True
-        self._session.expire(now_ns)
+        self._opened().send_to_all(cancels(*self._session.expire(now_ns)))
         return False
+
+    def _cancel(self, call: Call[Any]) -> None:
+        if not call.done:
+            self._opened().send_to_all(cancels(call))
 
     def _opened(self) -> Dealer:
         if self._dealer is None:
@@ -150,16 +155,29 @@ class Client:
 class Pending:
     """A submitted request. Its answer is read while any call of its client waits, or here."""
 
-    __slots__ = ("_call", "_wait")
+    __slots__ = ("_call", "_cancel", "_wait")
 
-    def __init__(self, wait: Callable[[Call[Any], int], None], call: Call[ScoresReply]) -> None:
+    def __init__(
+        self,
+        wait: Callable[[Call[Any], int], None],
+        cancel: Callable[[Call[Any]], None],
+        call: Call[ScoresReply],
+    ) -> None:
         self._wait = wait
+        self._cancel = cancel
         self._call = call
 
     def done(self) -> bool:
         """Whether `result` would return or raise at once. Reads what has arrived, and does not wait."""
         self._wait(self._call, 0)
         return self._call.done
+
+    def cancel(self) -> None:
+        """Ask the server to drop it: `result` raises Cancelled, or returns the scores if it was launched already.
+
+        Does nothing once it is done.
+        """
+        self._cancel(self._call)
 
     def result(self, timeout_s: float | None = None) -> Scores:
         """The scores, waiting for them until the request's own time-out, or `timeout_s` if that is sooner.

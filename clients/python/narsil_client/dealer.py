@@ -1,6 +1,6 @@
 """The DEALER socket of both clients: the only module here that knows ZeroMQ."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import zmq
 
@@ -18,8 +18,9 @@ _HEARTBEAT_MS = 2000
 class Dealer:
     """A connected DEALER: whole messages out without blocking, whole messages in. Not thread-safe."""
 
-    def __init__(self, socket: zmq.SyncSocket, own_context: zmq.SyncContext | None) -> None:
+    def __init__(self, socket: zmq.SyncSocket, own_context: zmq.SyncContext | None, *, servers_max: int) -> None:
         self._socket = socket
+        self._servers_max = servers_max
         self._own_context = own_context
         # Bound once: looking them up is a measurable part of sending three small frames.
         self._send = socket.send
@@ -51,6 +52,13 @@ class Dealer:
         if last:
             self._send(frames[last])
         return True
+
+    def send_to_all(self, messages: Iterable[bytes]) -> None:
+        """Queue each of these messages, one frame long, for every connected server. What finds no room is dropped."""
+        for message in messages:
+            # libzmq gives each server its turn, so in as many sends as there are servers each has had one.
+            for _ in range(self._servers_max):
+                self.send([message])
 
     def receive(self, timeout_ms: int) -> list[bytes] | None:
         """The frames of the next message, at most three, or None if none comes in `timeout_ms`."""
@@ -97,7 +105,7 @@ def connect(endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncCon
     # Twice the window, because libzmq learns what a pipe's reader has taken in steps of half the mark.
     socket.sndhwm = socket.rcvhwm = 2 * inflight_max
     socket.heartbeat_ivl = _HEARTBEAT_MS
-    dealer = Dealer(socket, own_context)
+    dealer = Dealer(socket, own_context, servers_max=len(endpoints))
     for endpoint in endpoints:
         try:
             socket.connect(endpoint)

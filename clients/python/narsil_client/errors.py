@@ -14,7 +14,7 @@ class ServerUnreachable(NarsilError, ConnectionError):
 
 
 class RequestTimeout(NarsilError, TimeoutError):
-    """The request was sent and no answer came in time. The server may have done the work."""
+    """The request was sent and no answer came in time. The server is told to drop it, but may have done the work."""
 
 
 class ClientClosed(NarsilError):
@@ -22,14 +22,20 @@ class ClientClosed(NarsilError):
 
 
 class Refused(NarsilError):
-    """The server's typed refusal. `detail` is its one sentence; `retry_after_us` is set where waiting may help."""
+    """The server's typed refusal. `detail` is its one sentence; `retry_after_us` is set where waiting may help.
 
-    def __init__(self, status: Status, detail: str, retry_after_us: int | None = None) -> None:
-        # All three go to args, so that the exception survives pickling between processes.
-        super().__init__(status, detail, retry_after_us)
+    `predicted_us` is when the scores would have come, counted from receipt, where the server says so.
+    """
+
+    def __init__(
+        self, status: Status, detail: str, retry_after_us: int | None = None, predicted_us: int | None = None
+    ) -> None:
+        # All four go to args, so that the exception survives pickling between processes.
+        super().__init__(status, detail, retry_after_us, predicted_us)
         self.status = status
         self.detail = detail
         self.retry_after_us = retry_after_us
+        self.predicted_us = predicted_us
 
     def __str__(self) -> str:
         return f"{self.status.name}: {self.detail}"
@@ -60,7 +66,11 @@ class NotFinite(Refused):
 
 
 class DeadlineExceeded(Refused):
-    """The deadline passed, or by measured costs would have: `status` says which."""
+    """The deadline passed in the queue, or as WouldMiss it would have."""
+
+
+class WouldMiss(DeadlineExceeded):
+    """Refused at once: by measured costs the scores would have come too late, at `predicted_us`."""
 
 
 class Overloaded(Refused):
@@ -75,6 +85,10 @@ class Unavailable(Refused):
     """The server cannot score now."""
 
 
+class Cancelled(Refused):
+    """The request was cancelled before it was launched."""
+
+
 class ServerError(Refused):
     """The server failed."""
 
@@ -87,17 +101,19 @@ _CLASSES: Mapping[Status, type[Refused]] = {
     Status.OUT_OF_RANGE: OutOfRange,
     Status.NOT_FINITE: NotFinite,
     Status.DEADLINE_EXCEEDED: DeadlineExceeded,
-    Status.WOULD_MISS: DeadlineExceeded,
+    Status.WOULD_MISS: WouldMiss,
     Status.OVERLOADED: Overloaded,
     Status.DRAINING: Draining,
     Status.UNAVAILABLE: Unavailable,
     Status.INTERNAL: ServerError,
+    Status.CANCELLED: Cancelled,
 }
 
 
 def refused(refusal: Refusal) -> Refused:
-    """The exception for a refusal: its status' own class, or Refused where it has none."""
-    return _CLASSES.get(refusal.status, Refused)(refusal.status, refusal.detail, refusal.retry_after_us)
+    """The exception for a refusal: its status' own class."""
+    kind = _CLASSES[refusal.status]
+    return kind(refusal.status, refusal.detail, refusal.retry_after_us, refusal.predicted_us)
 
 
 def unreachable(endpoints: Sequence[str]) -> ServerUnreachable:

@@ -13,7 +13,7 @@ from narsil_transport.messages import (
     RefusalReply,
     ScoresReply,
 )
-from narsil_transport.wire import Frame, WireError, decode_reply, encode_request
+from narsil_transport.wire import Frame, WireError, decode_reply, encode_cancel, encode_request
 
 ReplyT = TypeVar("ReplyT", ScoresReply, HealthReply, MetadataReply)
 
@@ -42,6 +42,14 @@ class Call(Generic[ReplyT]):
             raise self.error
         assert self.reply is not None, "the call is not done"
         return self.reply
+
+
+def cancels(*calls: Call[Any]) -> list[bytes]:
+    """A message of one frame, CANCEL, for each of these calls that asks for scores: nothing else waits in a queue.
+
+    A call that is not done stays in flight, for the one reply that it still gets.
+    """
+    return [encode_cancel(call.request_id) for call in calls if call.expects is ScoresReply]
 
 
 class Session:

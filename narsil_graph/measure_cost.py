@@ -1,0 +1,137 @@
+"""What launches and messages cost on this machine, measured before anyone is served."""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+from uuid import uuid4
+
+import numpy as np
+
+from narsil_client.dealer import connect
+from narsil_graph.build import EngineConfig
+from narsil_graph.cost_file import CostFile
+from narsil_graph.engine.engine import Engine
+from narsil_graph.engine.synthetic import one_hot_request
+from narsil_graph.errors import Failure
+from narsil_graph.machine_id import machine_id
+from narsil_graph.model.weights import Model
+from narsil_transport.admission import Admitted, ModelLimits, admit
+from narsil_transport.buckets import Bucket
+from narsil_transport.cost import CostModel, LaunchCost
+from narsil_transport.router import Router
+from narsil_transport.wire import InferRequest, StageTimes, decode_request, encode_request, encode_scores
+
+BUCKET_SECONDS = 0.03
+LAUNCHES_MIN = 5
+# They find caches and clocks as no later one does.
+DROPPED_LAUNCHES = 2
+# A launch of so many medians waited for the machine: one of 0.11 ms was seen to take 76 ms where neighbours were busy.
+# As the p99 of some dozen launches it would have every deadline refused.
+STALLED = 10
+# What rankers ask for.
+REQUEST_ROWS = 100
+# As many as one receive finds on a busy server, some times over.
+MESSAGES, ROUNDS = 32, 5
+# Until all that was sent lies in the receiving socket's queue: some hundred KiB over loopback.
+ARRIVAL_S = 0.003
+RECEIVE_MS = 1000
+
+
+def measure(engine: Engine, model: Model, limits: ModelLimits) -> CostModel:
+    """Costs of every captured bucket and of the messages of ``limits``: some 30 ms a bucket and 30 ms more."""
+    launches = {bucket: measure_bucket(engine, model, bucket) for bucket in engine.captured_ladder.buckets}
+    request_ns, reply_ns = measure_messages(model, limits)
+    return CostModel(launches, request_ns=request_ns, reply_ns=reply_ns)
+
+
+def measure_bucket(engine: Engine, model: Model, bucket: Bucket) -> LaunchCost:
+    """Filling, launching, awaiting and reading a full batch of one id per bag; nothing may be in flight.
+
+    Every batch has ids of its own, for the rows of a repeated one would lie in the caches.
+    """
+    rng, taken_ns = np.random.default_rng(bucket.rows), list[int]()
+    end = time.perf_counter() + BUCKET_SECONDS
+    while time.perf_counter() < end or len(taken_ns) < DROPPED_LAUNCHES + LAUNCHES_MIN:
+        request = one_hot_request(model.spec, bucket.rows, rng)
+        begin_ns = time.perf_counter_ns()
+        engine.run(bucket, [(request, 0, bucket.rows)])
+        taken_ns.append(time.perf_counter_ns() - begin_ns)
+    return launch_cost(taken_ns[DROPPED_LAUNCHES:])
+
+
+def launch_cost(taken_ns: Sequence[int]) -> LaunchCost:
+    """Median and p99 of these times, both of them one of the times; what stalled is in neither.
+
+    The p99 of fewer than 100 launches, which is that of most buckets, is the longest.
+    """
+    times = np.array(taken_ns)
+    times = times[times < STALLED * np.median(times)]
+    median_ns, p99_ns = np.percentile(times, 50, method="lower"), np.percentile(times, 99, method="higher")
+    return LaunchCost(int(median_ns), int(p99_ns))
+
+
+def measure_messages(model: Model, limits: ModelLimits) -> tuple[int, int]:
+    """Nanoseconds to receive, decode and admit one request of 100 rows (or the most that ``limits`` take), and to
+    encode and send its scores: through a router of its own, with messages that wait as on a busy server.
+    """
+    rows = min(REQUEST_ROWS, limits.rows_max)
+    frames = encode_request(one_hot_request(model.spec, rows, np.random.default_rng(0)))
+    # Abstract, so that there is no file; unlike a process id, the name is no other container's.
+    bind = f"ipc://@narsil-graph-{uuid4().hex}"
+    rounds: list[tuple[float, float]] = []
+    with Router(bind=bind, frames_bytes_max=max(map(len, frames)), receive_max=MESSAGES) as router:
+        dealer = connect([bind], inflight_max=MESSAGES, context=None)
+        try:
+            dealer.wait_writable(RECEIVE_MS)
+            for _ in range(ROUNDS):
+                for _ in range(MESSAGES):
+                    dealer.send(frames)
+                time.sleep(ARRIVAL_S)
+                rounds.append(_round_ns(router, limits, model.version))
+                while dealer.receive(0) is not None:
+                    pass
+        finally:
+            dealer.close()
+    requests, replies = zip(*rounds, strict=True)
+    return int(median(requests)), int(median(replies))
+
+
+def _round_ns(router: Router, limits: ModelLimits, version: str) -> tuple[float, float]:
+    """Nanoseconds a request and a reply, over all that have come."""
+    begin_ns = time.perf_counter_ns()
+    arrived = router.receive(RECEIVE_MS)
+    admitted: list[Admitted] = []
+    for message in arrived:
+        request = decode_request(message.header, message.tensors)
+        assert isinstance(request, InferRequest)
+        outcome = admit(request, limits=limits, now_ns=begin_ns, route=message.route)
+        assert isinstance(outcome, Admitted)
+        admitted.append(outcome)
+    admitted_ns = time.perf_counter_ns()
+    if not admitted:
+        raise Failure("the messages of this machine's own socket did not come: their cost cannot be measured")
+    times, scores = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0), np.zeros(admitted[0].rows, np.float32)
+    for message, entered in zip(arrived, admitted, strict=True):
+        rows = entered.rows
+        reply = encode_scores(entered.request.request_id, version, rows, rows, times, None, scores)
+        router.send(message.route, reply)
+    answered_ns = time.perf_counter_ns()
+    return (admitted_ns - begin_ns) / len(admitted), (answered_ns - admitted_ns) / len(admitted)
+
+
+def to_cost_file(cost: CostModel, *, model: Model, config: EngineConfig, threads: int) -> CostFile:
+    """``cost`` as it stands, with whose it is."""
+    return CostFile(
+        model=model.spec.name,
+        version=model.version,
+        machine=machine_id(config.device),
+        device=config.device,
+        engine=config.engine,
+        precision=config.precision.value,
+        threads=threads,
+        # A CUDA graph runs by itself; the eager forward launches its kernels one by one.
+        shared_loop=config.device == "cpu" or config.engine == "eager",
+        launches=tuple((bucket, LaunchCost(cost.launch_ns(bucket), cost.tail_ns(bucket))) for bucket in cost.buckets),
+        request_us=cost.request_ns / 1e3,
+        reply_us=cost.reply_ns / 1e3,
+    )

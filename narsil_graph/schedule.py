@@ -1,0 +1,84 @@
+"""What the server knows of time: who waits, when each lane is free, what launches cost, and what became of requests."""
+
+from narsil_graph.engine.engine import Launched
+from narsil_graph.replan import Replanner
+from narsil_graph.slo import SloController
+from narsil_graph.trace import Recorder
+from narsil_transport.admission import Admitted
+from narsil_transport.batcher import Batch, Batcher
+from narsil_transport.cost import CostModel
+from narsil_transport.status import Refusal, Status
+
+
+class Schedule:
+    """The batcher, its cost model, and those that watch: each may be None. Given the time, it touches no clock.
+
+    ``free_ns`` is when each lane will have finished what it has, by the cost model; not after now for an idle one.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        cost: CostModel,
+        *,
+        lanes: int = 1,
+        default_deadline_us: int | None = None,
+        slo: SloController | None = None,
+        recorder: Recorder | None = None,
+        replanner: Replanner | None = None,
+    ) -> None:
+        self.batcher = batcher
+        self.cost = cost
+        self.default_deadline_us = default_deadline_us
+        self.replanner = replanner
+        self.free_ns = [0] * lanes
+        self._flights = [0] * lanes
+        self._slo = slo
+        self._recorder = recorder
+
+    def enter(self, admitted: Admitted, now_ns: int) -> Refusal | None:
+        """Queue it, or refuse what would miss its deadline and what the queue has no room for."""
+        if self.replanner is not None:
+            self.replanner.observe(admitted.rows, admitted.ids)
+        refusal = self.batcher.refuse_late(admitted, now_ns=now_ns, free_ns=self.free_ns) or self.batcher.add(admitted)
+        if refusal is not None:
+            self.ended(admitted, refusal.status, now_ns)
+        return refusal
+
+    def launched(self, batch: Batch, lane: int, now_ns: int) -> bool:
+        """``lane`` has taken ``batch``. Whether it was idle, so that its time will be that of this launch alone."""
+        alone = not self._flights[lane]
+        begin_ns = now_ns if alone else max(now_ns, self.free_ns[lane])
+        self.free_ns[lane] = begin_ns + self.cost.launch_ns(batch.bucket)
+        self._flights[lane] += 1
+        return alone
+
+    def landed(self, batch: Batch, lane: int, launched: Launched, now_ns: int, *, alone: bool) -> None:
+        """``batch`` has been read. What it took corrects the cost model, if it was its lane's only one."""
+        self._flights[lane] -= 1
+        if not self._flights[lane]:
+            self.free_ns[lane] = now_ns
+        if alone:
+            self.cost.observe(batch.bucket, launched.fill_ns + launched.launch_ns)
+
+    def ended(self, admitted: Admitted, status: Status, now_ns: int) -> None:
+        """A request has its answer."""
+        arrival_ns, deadline_ns = admitted.admitted_ns, admitted.deadline_ns
+        latency_ns = now_ns - arrival_ns
+        if self._slo is not None and status is Status.OK:
+            self._slo.observe(latency_ns, now_ns)
+        if self._recorder is not None:
+            self._recorder.record(
+                arrival_ns=arrival_ns,
+                rows=admitted.rows,
+                ids=admitted.ids,
+                deadline_us=0 if deadline_ns is None else (deadline_ns - arrival_ns) // 1000,
+                latency_us=latency_ns // 1000,
+                status=status,
+                bulk=admitted.bulk,
+            )
+
+    def adjust(self, now_ns: int) -> None:
+        """Let the controller, if there is one, tune the batcher."""
+        if self._slo is not None and (settings := self._slo.adjust(now_ns)) is not None:
+            self.batcher.tune(settings)
