@@ -39,7 +39,7 @@ def main() -> None:
     report = machine.Report("predicted and measured latency: Poisson arrivals, sizes of 100 to 700 rows, ipc")
     model = load_model(machine.made(options.model))
     server_cpu, client_cpu = two_cpus()
-    rounds, seconds = (1, 0.5) if options.quick else (3, 10.0)
+    rounds, seconds = (1, 0.5) if options.quick else (3, 8.0)
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
         bind = f"ipc://{folder}/predicted"

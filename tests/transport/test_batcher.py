@@ -97,6 +97,14 @@ def test_request_with_many_ids_takes_a_bucket_that_has_room_for_them() -> None:
     assert bucket_rows(queue.take(0)) == 8
 
 
+def test_rest_of_a_split_request_takes_a_bucket_with_room_for_its_ids() -> None:
+    queue = batcher()
+    # Of 10 rows, which have room for 30 ids, the last two hold 18.
+    lengths = [[0, 0, 0]] * 8 + [[9, 0, 0]] * 2
+    queue.add(admitted(multi_hot(lengths, [0] * 18), within=limits(ids_per_row_max=24)))
+    assert [bucket_rows(queue.take(0)), bucket_rows(queue.take(0))] == [8, 8]
+
+
 def test_earliest_deadline_goes_first_and_none_goes_last() -> None:
     queue = batcher(Mode.WORKER)
     queued(queue, (1, None), (1, 30), (1, 10), (1, 30), (1, None))
@@ -175,6 +183,14 @@ def test_new_ladder_takes_the_rest_of_a_split_request() -> None:
     batch = queue.take(0)
     assert ranges(batch) == [(0, 8, 9)] and bucket_rows(batch) == 1
     assert not queue.cuts
+
+
+def test_queued_requests_expire_by_the_new_ladder() -> None:
+    queue = batcher(ladder=BucketLadder(LADDER.buckets[3:]), cost=costs(LADDER, {1: 10, 2: 20, 4: 30, 8: 3000}))
+    (entered,) = queued(queue, (1, 5))
+    queue.use(LADDER)
+    assert queue.expired(4989) == []
+    assert queue.expired(4990) == [entered]
 
 
 def test_ladder_with_another_largest_bucket_is_no_replacement() -> None:

@@ -87,6 +87,24 @@ def test_rest_of_a_bulk_request_is_finished_before_another_that_waited_long_enou
     assert ranges(queue.take(BULK_PATIENCE_NS)) == [(0, 0, 8)]
 
 
+def test_rest_of_a_bulk_request_that_waited_long_enough_goes_first() -> None:
+    queue = eights()
+    queued(queue, (12, None), bulk=True)
+    assert ranges(queue.take(0)) == [(0, 0, 8)]
+    queued(queue, (8, None), first=5)
+    assert ranges(queue.take(BULK_PATIENCE_NS)) == [(0, 8, 12)]
+
+
+def test_no_other_bulk_request_is_split_while_one_that_waited_long_enough_has_its_turn() -> None:
+    queue = eights()
+    queued(queue, (12, None), first=5)
+    queued(queue, (14, None), bulk=True)
+    assert queue.add(entering(9, request_id=1, now_ns=1, bulk=True)) is None
+    assert ranges(queue.take(0)) == [(5, 0, 8)]
+    got = [ranges(queue.take(BULK_PATIENCE_NS)) for _ in range(3)]
+    assert got == [[(5, 8, 12)], [(0, 0, 8)], [(0, 8, 14), (1, 0, 2)]]
+
+
 def test_bulk_does_not_wait_for_a_fuller_bucket() -> None:
     queue = batcher(ladder=LARGE, settings=Settings(linger_ns=1000))
     queued(queue, (1, None), bulk=True)

@@ -47,6 +47,24 @@ def test_batch_that_a_split_would_fill_stays_small_where_its_first_would_be_late
     assert ranges(queue.take(0)) == [(0, 0, 4), (1, 0, 4)]
 
 
+def test_rest_of_a_request_without_deadline_hides_no_deadline_behind_it() -> None:
+    queue = batcher(cost=costs(LADDER, RISING))
+    queued(queue, (10, None))
+    queue.take(0)
+    queued(queue, (2, 40), (4, 200), first=1)
+    # All 8 rows in one launch cost less, but that takes 50 us.
+    assert ranges(queue.take(0)) == [(0, 8, 10), (1, 0, 2)]
+
+
+def test_request_that_expired_is_not_the_oldest_any_more() -> None:
+    queue = batcher(settings=Settings(linger_ns=500))
+    queue.add(entering(1, 1))
+    queue.add(entering(1, now_ns=300))
+    assert queue.wake_ns(300) == 300
+    assert len(queue.expired(300)) == 1
+    assert queue.wake_ns(300) == 800
+
+
 def test_oldest_request_waits_for_a_fuller_bucket_no_longer_than_the_linger() -> None:
     queue = batcher(settings=Settings(linger_ns=500))
     queue.add(entering(2, now_ns=100))

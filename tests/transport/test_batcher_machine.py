@@ -216,12 +216,11 @@ class BatcherMachine(RuleBasedStateMachine):
             if piece.end == request.rows:
                 self.end(request)
         assert began == sorted(began)
-        unstarted = [followed for followed in self.waiting.values() if not followed.launched]
-        for followed in unstarted if began else ():
+        for followed in self.waiting.values() if began else ():
             # Bulk that waited long enough is among those that nothing due later may pass.
             if followed.admitted in aged:
                 assert began[-1][0] <= followed.key[0]
-            elif not followed.admitted.bulk:
+            elif not followed.admitted.bulk and not followed.launched:
                 assert began[-1] < followed.key
 
     def has_aged(self, request: Admitted) -> bool:
