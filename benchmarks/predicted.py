@@ -58,7 +58,8 @@ def main() -> None:
                     measured_us = round_trips_us(bind, model.spec, arrivals)
                     simulated_us = latencies_us(arrivals, cost, ladder) + around_us
                     rows += compared(load, number, measured_us, simulated_us)
-    title = f"capacity {capacity:.0f} requests/s by simulation; {around_us:.0f} us around a lone request, measured at {TRICKLE:.0f} requests/s"
+    lone = f"{around_us:.0f} us around a lone request, measured at {TRICKLE:.0f} requests/s"
+    title = f"capacity {capacity:.0f} requests/s by simulation; {lone}"
     report.table(title, rows)
     report.write(options.json)
 
