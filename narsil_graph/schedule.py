@@ -1,20 +1,17 @@
 """What the server knows of time: who waits, when each lane is free, what launches cost, and what became of requests."""
 
-from narsil_graph.engine.engine import Launched
+from narsil_graph.lanes import Lanes
 from narsil_graph.replan import Replanner
 from narsil_graph.slo import SloController
 from narsil_graph.trace import Recorder
 from narsil_transport.admission import Admitted
-from narsil_transport.batcher import Batch, Batcher
+from narsil_transport.batcher import Batcher
 from narsil_transport.cost import CostModel
 from narsil_transport.status import Refusal, Status
 
 
 class Schedule:
-    """The batcher, its cost model, and those that watch: each may be None. Given the time, it touches no clock.
-
-    ``free_ns`` is when each lane will have finished what it has, by the cost model; not after now for an idle one.
-    """
+    """The batcher, its cost model and lanes, and those that watch, each of which may be None. It touches no clock."""
 
     def __init__(
         self,
@@ -31,8 +28,7 @@ class Schedule:
         self.cost = cost
         self.default_deadline_us = default_deadline_us
         self.replanner = replanner
-        self.free_ns = [0] * lanes
-        self._flights = [0] * lanes
+        self.lanes = Lanes(cost, lanes)
         self._slo = slo
         self._recorder = recorder
 
@@ -40,26 +36,12 @@ class Schedule:
         """Queue it, or refuse what would miss its deadline and what the queue has no room for."""
         if self.replanner is not None:
             self.replanner.observe(admitted.rows, admitted.ids)
-        refusal = self.batcher.refuse_late(admitted, now_ns=now_ns, free_ns=self.free_ns) or self.batcher.add(admitted)
+        refusal = self.batcher.refuse_late(admitted, now_ns=now_ns, free_ns=self.lanes.free_ns) or self.batcher.add(
+            admitted
+        )
         if refusal is not None:
             self.ended(admitted, refusal.status, now_ns)
         return refusal
-
-    def launched(self, batch: Batch, lane: int, now_ns: int) -> bool:
-        """``lane`` has taken ``batch``. Whether it was idle, so that its time will be that of this launch alone."""
-        alone = not self._flights[lane]
-        begin_ns = now_ns if alone else max(now_ns, self.free_ns[lane])
-        self.free_ns[lane] = begin_ns + self.cost.launch_ns(batch.bucket)
-        self._flights[lane] += 1
-        return alone
-
-    def landed(self, batch: Batch, lane: int, launched: Launched, now_ns: int, *, alone: bool) -> None:
-        """``batch`` has been read. What it took corrects the cost model, if it was its lane's only one."""
-        self._flights[lane] -= 1
-        if not self._flights[lane]:
-            self.free_ns[lane] = now_ns
-        if alone:
-            self.cost.observe(batch.bucket, launched.fill_ns + launched.launch_ns)
 
     def ended(self, admitted: Admitted, status: Status, now_ns: int) -> None:
         """A request has its answer."""

@@ -171,7 +171,7 @@ class Server:
         except Exception:
             self.fail(batch)
             raise
-        alone = self.schedule.launched(batch, flight.slot.lane, begin_ns)
+        alone = self.schedule.lanes.launched(batch.bucket, flight.slot.lane, begin_ns)
         self.in_flight.append(InFlight(batch, flight, begin_ns, alone))
         if self.lazy.missing:
             self.lazy.note(batch)
@@ -197,7 +197,8 @@ class Server:
         batch = flying.batch
         self.counters.launched(batch.bucket, batch.rows)
         landed_ns = time.monotonic_ns()
-        self.schedule.landed(batch, flying.flight.slot.lane, launched, landed_ns, alone=flying.alone)
+        taken_ns, lane = launched.fill_ns + launched.launch_ns, flying.flight.slot.lane
+        self.schedule.lanes.landed(batch.bucket, lane, taken_ns, landed_ns, alone=flying.alone)
         for finished in self.scatter.split(batch, launched.scores):
             times = stage_times(finished.admitted, launched, flying.begin_ns, landed_ns)
             self.counters.answered(Status.OK)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from narsil_graph.engine.synthetic import one_hot_request
+from narsil_graph.engine.synthetic import bags_request, one_hot_request
 from narsil_graph.model.spec import ModelSpec
 from narsil_transport.buckets import Bucket
 from narsil_transport.messages import InferRequest, Lengths
@@ -87,13 +87,6 @@ def usual_bags(spec: ModelSpec, rows: int, rng: np.random.Generator) -> InferReq
 def scattered(bags: int, ids: int, rng: np.random.Generator) -> Lengths:
     """Lengths int32 [bags] that ``ids`` ids have when each falls into a random bag."""
     return np.bincount(rng.integers(0, bags, ids), minlength=bags).astype(np.int32)
-
-
-def bags_request(spec: ModelSpec, lengths: Lengths, rng: np.random.Generator) -> InferRequest:
-    """Random ids in bags of these ``lengths`` int32 [n, T]."""
-    ends = np.repeat(np.tile([table.rows for table in spec.feature_tables], len(lengths)), lengths.ravel())
-    dense = rng.random((len(lengths), len(spec.dense_features)), np.float32)
-    return InferRequest(0, "", None, None, dense, None, lengths, rng.integers(0, ends, dtype=np.int32))
 
 
 def head(request: InferRequest, rows: int) -> InferRequest:

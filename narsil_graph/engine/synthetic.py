@@ -3,7 +3,7 @@
 import numpy as np
 
 from narsil_graph.model.spec import ModelSpec
-from narsil_transport.wire import InferRequest
+from narsil_transport.messages import InferRequest, Lengths
 
 
 def one_hot_request(spec: ModelSpec, rows: int, rng: np.random.Generator) -> InferRequest:
@@ -23,16 +23,12 @@ def one_hot_request(spec: ModelSpec, rows: int, rng: np.random.Generator) -> Inf
 
 def multi_hot_request(spec: ModelSpec, rows: int, ids_per_bag_max: int, rng: np.random.Generator) -> InferRequest:
     """``rows`` rows whose bags hold 0 to ``ids_per_bag_max`` random ids."""
-    table_rows = np.array([table.rows for table in spec.feature_tables])
-    lengths = rng.integers(0, ids_per_bag_max + 1, (rows, len(table_rows)), np.int32)
-    bounds = np.repeat(np.tile(table_rows, rows), lengths.ravel())
-    return InferRequest(
-        request_id=0,
-        model="",
-        deadline_us=None,
-        traceparent=None,
-        dense=rng.random((rows, len(spec.dense_features)), np.float32),
-        ids=None,
-        lengths=lengths,
-        values=rng.integers(0, bounds, dtype=np.int32),
-    )
+    features = len(spec.sparse_features)
+    return bags_request(spec, rng.integers(0, ids_per_bag_max + 1, (rows, features), np.int32), rng)
+
+
+def bags_request(spec: ModelSpec, lengths: Lengths, rng: np.random.Generator) -> InferRequest:
+    """Random ids in bags of these ``lengths`` int32 [n, T]."""
+    ends = np.repeat(np.tile([table.rows for table in spec.feature_tables], len(lengths)), lengths.ravel())
+    dense = rng.random((len(lengths), len(spec.dense_features)), np.float32)
+    return InferRequest(0, "", None, None, dense, None, lengths, rng.integers(0, ends, dtype=np.int32))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from narsil_graph.lanes import Lanes
 from narsil_graph.pace import IDLE_WAIT_MS, SPIN_NS, patience_ms
 from narsil_graph.simulation.arrivals import Arrivals, ClosedLoop
 from narsil_graph.simulation.durations import Durations
@@ -98,16 +99,14 @@ class _Loop:
         self.policy = scheduler.policy
         self.cost = scheduler.cost
         self.shared_loop = place.shared_loop
-        self.lanes = 1 if place.shared_loop else place.lanes
+        lanes = 1 if place.shared_loop else place.lanes
+        self.lanes = Lanes(self.cost, lanes)
         self.room = 1 if place.shared_loop else place.lanes * place.slots
         self.now_ns = 0
         self.last_launch_ns = 0
         self.in_flight: list[_InFlight] = []
-        self.flights = [0] * self.lanes
-        self.free_ns = [0] * self.lanes
-        """When each lane will be free by the cost model: what the server knows."""
-        self.end_ns = [0] * self.lanes
-        """When each lane will be free in truth."""
+        self.end_ns = [0] * lanes
+        """When each lane will be free in truth; `lanes.free_ns` is what the server knows."""
         self.durations = Durations(self.cost, rng, jitter=place.jitter)
         self.request_ns, self.reply_ns = self.cost.request_ns, self.cost.reply_ns
         self.seen: list[Arrival] = []
@@ -185,7 +184,7 @@ class _Loop:
         admitted = admitted_of(arrival, index, now_ns)
         refusal = None
         if self.scheduler.admission:
-            refusal = self.policy.refuse_late(admitted, now_ns=now_ns, free_ns=self.free_ns)
+            refusal = self.policy.refuse_late(admitted, now_ns=now_ns, free_ns=self.lanes.free_ns)
         if refusal is None:
             refusal = self.policy.add(admitted)
         if refusal is not None:
@@ -194,14 +193,11 @@ class _Loop:
     def launch(self, batch: Batch) -> None:
         now_ns, duration_ns = self.now_ns, self.durations.draw(batch.bucket)
         self.last_launch_ns = now_ns
-        # The emptiest lane, as the engine picks it.
-        lane = self.flights.index(min(self.flights))
-        alone = not self.flights[lane]
+        # As the engine picks it.
+        lane = self.lanes.emptiest()
         begin_ns = max(now_ns, self.end_ns[lane])
         end_ns = self.end_ns[lane] = begin_ns + duration_ns
-        begin_by_cost_ns = now_ns if alone else max(now_ns, self.free_ns[lane])
-        self.free_ns[lane] = begin_by_cost_ns + self.cost.launch_ns(batch.bucket)
-        self.flights[lane] += 1
+        alone = self.lanes.launched(batch.bucket, lane, now_ns)
         self.room -= 1
         self.in_flight.append(_InFlight(batch, lane, begin_ns, end_ns, alone))
         self.launches.append((begin_ns, end_ns, batch.bucket.rows, batch.rows, len(batch.pieces), lane))
@@ -209,14 +205,10 @@ class _Loop:
             self.now_ns = end_ns
 
     def land(self, flying: _InFlight) -> None:
-        lane, now_ns = flying.lane, self.now_ns
+        now_ns, taken_ns = self.now_ns, flying.end_ns - flying.begin_ns
         self.in_flight.remove(flying)
-        self.flights[lane] -= 1
         self.room += 1
-        if not self.flights[lane]:
-            self.free_ns[lane] = now_ns
-        if flying.alone:
-            self.cost.observe(flying.batch.bucket, flying.end_ns - flying.begin_ns)
+        self.lanes.landed(flying.batch.bucket, flying.lane, taken_ns, now_ns, alone=flying.alone)
         slo = self.scheduler.slo
         for piece in flying.batch.pieces:
             admitted = piece.admitted
@@ -244,7 +236,7 @@ class _Loop:
             requests[name] = [getattr(arrival, name) for arrival in self.seen]
         assert np.all(requests["answered_ns"] >= requests["received_ns"]), "a request has no answer"
         launches = np.array(self.launches, LAUNCH_DTYPE)
-        return Outcome(requests, in_order(launches, "begin_ns"), self.lanes)
+        return Outcome(requests, in_order(launches, "begin_ns"), len(self.end_ns))
 
 
 def admitted_of(arrival: Arrival, index: int, now_ns: int) -> Admitted:

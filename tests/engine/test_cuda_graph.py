@@ -11,10 +11,10 @@ from narsil_graph.engine.forward import Forward
 from narsil_graph.engine.graph_nodes import GraphNode, NodeKind
 from narsil_graph.engine.graph_options import Completion, GraphOptions
 from narsil_graph.engine.launcher import DeviceFault, Precision
-from narsil_graph.engine.synthetic import multi_hot_request, one_hot_request
 from narsil_graph.model.weights import Model
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.wire import InferRequest
+from tests.engine.graph_requests import requests, scores_of, slots_of
 from tests.engine.tape import TapeDevice, TapeGraph
 from tests.engine.tiny import MIXED, SHAPES, Shape, bags_of, tiny_model
 
@@ -31,23 +31,6 @@ def captured(
     engine = Engine(CudaGraphs(model, device, options), ladder)
     engine.capture_all(lambda bucket, cost: None)
     return engine
-
-
-def requests(model: Model = MODEL, seed: int = 1) -> tuple[InferRequest, InferRequest]:
-    """Four rows of one id per feature, and three of bags."""
-    rng = np.random.default_rng(seed)
-    return one_hot_request(model.spec, 4, rng), multi_hot_request(model.spec, 3, 3, rng)
-
-
-def scores_of(engine: Engine, *batch: InferRequest, bucket: int = -1) -> NDArray[np.float32]:
-    pieces = [(request, 0, request.rows) for request in batch]
-    rows = sum(request.rows for request in batch)
-    return engine.run(engine.ladder.buckets[bucket], pieces).scores[:rows].copy()
-
-
-def slots_of(engine: Engine, bucket: int = -1) -> list[GraphSlot]:
-    slots = engine.captured[engine.ladder.buckets[bucket]].slots
-    return [slot for slot in slots if isinstance(slot, GraphSlot)]
 
 
 def fill(slot: GraphSlot, request: InferRequest) -> None:
@@ -97,7 +80,7 @@ def test_phases_follow_each_other_and_the_largest_comes_first() -> None:
 
 def test_a_launch_is_one_replay_and_one_mark() -> None:
     device = TapeDevice()
-    (slot, _), (ones, bags) = slots_of(engine := captured(device)), requests()
+    (slot, _), (ones, bags) = slots_of(engine := captured(device)), requests(MODEL)
     for request in (ones, bags):
         fill(slot, request)
         device.calls.clear()
@@ -120,7 +103,7 @@ def test_one_id_per_bag_copies_the_arena_up_to_the_ids_and_bags_copy_it_all() ->
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_a_batch_is_filled_while_another_runs(lanes: int) -> None:
-    engine, (ones, bags) = captured(TapeDevice(lag=2), GraphOptions(lanes=lanes)), requests()
+    engine, (ones, bags) = captured(TapeDevice(lag=2), GraphOptions(lanes=lanes)), requests(MODEL)
     bucket = engine.ladder.buckets[-1]
     first, second = (engine.submit(bucket, [(request, 0, request.rows)]) for request in (ones, bags))
     assert {first.slot.lane, second.slot.lane} == set(range(lanes))
@@ -132,7 +115,7 @@ def test_a_batch_is_filled_while_another_runs(lanes: int) -> None:
 
 
 def test_a_launch_that_has_not_finished_is_not_read() -> None:
-    (slot, _), (ones, _) = slots_of(engine := captured(TapeDevice(lag=1))), requests()
+    (slot, _), (ones, _) = slots_of(engine := captured(TapeDevice(lag=1))), requests(MODEL)
     fill(slot, ones)
     engine.launcher.launch(slot)
     assert not engine.launcher.ready(slot)
@@ -146,7 +129,7 @@ def test_the_sequence_word_comes_round() -> None:
     engine = captured(TapeDevice())
     for slot in slots_of(engine):
         slot.sequence = 2**31 - 2
-    ones, _ = requests()
+    ones, _ = requests(MODEL)
     first = scores_of(engine, ones)
     for _ in range(2):
         assert np.array_equal(scores_of(engine, ones), first)
@@ -156,7 +139,7 @@ def test_the_sequence_word_comes_round() -> None:
 def test_polling_the_sequence_word_asks_the_event_once_it_is_there() -> None:
     device = TapeDevice(lag=1000)
     engine = captured(device, GraphOptions(completion=Completion.SEQUENCE))
-    slot, (ones, _) = slots_of(engine)[0], requests()
+    slot, (ones, _) = slots_of(engine)[0], requests(MODEL)
     fill(slot, ones)
     engine.launcher.launch(slot)
     device.calls.clear()
@@ -170,7 +153,7 @@ def test_polling_the_sequence_word_asks_the_event_once_it_is_there() -> None:
 def test_polling_the_sequence_word_still_learns_of_a_fault() -> None:
     device = TapeDevice()
     engine = captured(device, GraphOptions(completion=Completion.SEQUENCE))
-    slot, (ones, _) = slots_of(engine)[0], requests()
+    slot, (ones, _) = slots_of(engine)[0], requests(MODEL)
     fill(slot, ones)
     engine.launcher.launch(slot)
     device.fail_at = "run"
@@ -182,7 +165,7 @@ def test_polling_the_sequence_word_still_learns_of_a_fault() -> None:
 @pytest.mark.parametrize("call", ["replay", "record", "run", "query"])
 def test_a_fault_of_the_device_reaches_the_caller(call: str) -> None:
     device = TapeDevice()
-    engine, (ones, _) = captured(device), requests()
+    engine, (ones, _) = captured(device), requests(MODEL)
     device.fail_at = call
     with pytest.raises(DeviceFault):
         scores_of(engine, ones)
@@ -190,7 +173,7 @@ def test_a_fault_of_the_device_reaches_the_caller(call: str) -> None:
 
 def test_a_wait_that_takes_long_goes_to_sleep() -> None:
     device = TapeDevice(lag=10**9)
-    engine, (ones, _) = captured(device), requests()
+    engine, (ones, _) = captured(device), requests(MODEL)
     scores = scores_of(engine, ones)
     assert device.calls[-1] == "synchronize"
     assert np.abs(scores - exact_scores(MODEL, ones)).max() <= 1e-6
@@ -198,7 +181,7 @@ def test_a_wait_that_takes_long_goes_to_sleep() -> None:
 
 @pytest.mark.parametrize("kind", ["one id", "bags"])
 def test_what_lies_behind_the_batch_does_not_change_its_scores(kind: str) -> None:
-    engine, request = captured(TapeDevice()), requests()[kind == "bags"]
+    engine, request = captured(TapeDevice()), requests(MODEL)[kind == "bags"]
     clean = scores_of(engine, request)
     for slot in slots_of(engine):
         slot.arena.dense.fill(np.nan)
@@ -216,7 +199,7 @@ def test_what_lies_behind_the_batch_does_not_change_its_scores(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", ["one id", "bags"])
 def test_an_id_out_of_range_reads_the_last_row_of_its_table(kind: str) -> None:
-    engine, request = captured(TapeDevice()), requests()[kind == "bags"]
+    engine, request = captured(TapeDevice()), requests(MODEL)[kind == "bags"]
     feature = next(feature for feature, bag in enumerate(bags_of(request)[0]) if bag)
     scores: list[NDArray[np.float32]] = []
     for slot, row in zip(slots_of(engine), (POISON_ID, MODEL.spec.feature_tables[feature].rows - 1), strict=True):
@@ -229,7 +212,7 @@ def test_an_id_out_of_range_reads_the_last_row_of_its_table(kind: str) -> None:
 
 
 def test_buckets_in_any_order_score_alike() -> None:
-    engine, (ones, bags) = captured(TapeDevice(), rows=(4, 6, 8)), requests()
+    engine, (ones, bags) = captured(TapeDevice(), rows=(4, 6, 8)), requests(MODEL)
     first = {
         (bucket, kind): scores_of(engine, request, bucket=bucket)
         for bucket in range(3)
@@ -247,7 +230,7 @@ def test_smaller_buckets_and_launches_take_no_memory() -> None:
     costs = [engine.captured[bucket].device_bytes for bucket in engine.ladder.buckets]
     assert costs[:2] == [0, 0] and costs[2] > 0
     before = engine.launcher.footprint()
-    for request in requests():
+    for request in requests(MODEL):
         scores_of(engine, request)
     assert engine.launcher.footprint() == before == device.footprint()
     assert before.pinned_bytes > 0

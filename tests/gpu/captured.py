@@ -5,13 +5,12 @@ from numpy.typing import NDArray
 
 from narsil_graph.engine import fbgemm
 from narsil_graph.engine.cuda_device import CudaDevice
-from narsil_graph.engine.cuda_graph import CudaGraphs, GraphSlot
+from narsil_graph.engine.cuda_graph import CudaGraphs
 from narsil_graph.engine.cuda_support import require_cuda
 from narsil_graph.engine.engine import Engine
 from narsil_graph.engine.exact import exact_scores
 from narsil_graph.engine.graph_options import GraphOptions
 from narsil_graph.engine.launcher import Precision
-from narsil_graph.engine.synthetic import multi_hot_request, one_hot_request
 from narsil_graph.model.weights import Model
 from narsil_graph.start_check import TOLERANCES
 from narsil_transport.buckets import BucketLadder
@@ -36,23 +35,6 @@ def captured(model: Model, options: GraphOptions = PLAIN, *, rows: tuple[int, ..
     for bucket in reversed(engine.ladder.buckets):
         engine.capture(bucket)
     return engine
-
-
-def requests(model: Model, *, seed: int = 1) -> tuple[InferRequest, InferRequest]:
-    """Four rows of one id per feature, and three of bags of up to three."""
-    rng = np.random.default_rng(seed)
-    return one_hot_request(model.spec, 4, rng), multi_hot_request(model.spec, 3, 3, rng)
-
-
-def scores_of(engine: Engine, *batch: InferRequest, bucket: int = -1) -> NDArray[np.float32]:
-    pieces = [(request, 0, request.rows) for request in batch]
-    rows = sum(request.rows for request in batch)
-    return engine.run(engine.ladder.buckets[bucket], pieces).scores[:rows].copy()
-
-
-def slots_of(engine: Engine, bucket: int = -1) -> list[GraphSlot]:
-    slots = engine.captured[engine.ladder.buckets[bucket]].slots
-    return [slot for slot in slots if isinstance(slot, GraphSlot)]
 
 
 def problems_of(engine: Engine) -> list[str]:

@@ -12,6 +12,7 @@ from narsil_graph.engine.graph_options import Completion, GraphOptions, Kernels
 from narsil_graph.engine.launcher import DeviceFault, Precision
 from narsil_graph.model.reference import reference_model
 from narsil_graph.start_check import TOLERANCES
+from tests.engine.graph_requests import requests, scores_of, slots_of
 from tests.engine.tiny import MIXED, SHAPES, Shape, tiny_model
 from tests.gpu.captured import (
     POISON_ID,
@@ -19,9 +20,6 @@ from tests.gpu.captured import (
     captured,
     prepared,
     problems_of,
-    requests,
-    scores_of,
-    slots_of,
 )
 
 pytestmark = pytest.mark.cuda
