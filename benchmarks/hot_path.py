@@ -19,12 +19,13 @@ from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import Launcher, Slot
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.engine.synthetic import one_hot_request
+from narsil_graph.in_flight import stage_times
 from narsil_graph.limits import limits_of
 from narsil_graph.metrics import Counters
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model, load_model
 from narsil_graph.schedule import Schedule
-from narsil_graph.server import Server, stage_times
+from narsil_graph.server import Server
 from narsil_graph.serving import frame_bytes_max
 from narsil_transport.admission import Admitted, admit
 from narsil_transport.batcher import Batch, Batcher, Mode
@@ -126,7 +127,8 @@ def stage_by_stage(server: Server) -> dict[str, int]:
     """The server's own calls in the server's order, but each for all that waits before the next begins."""
     now_ns = time.monotonic_ns()
     clock = Clock()
-    arrived = server.router.receive(1000)
+    assert server.router.wait(1000)
+    arrived = server.router.receive()
     clock.lap("receive")
     assert len(arrived) == DEPTH, f"{len(arrived)} of {DEPTH} requests had arrived"
     decoded = [decode_request(message.header, message.tensors) for message in arrived]

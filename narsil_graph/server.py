@@ -3,12 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from narsil_graph.control import describe
-from narsil_graph.engine.engine import Engine, Flight, Launched
+from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.engine.scatter import Scatter
+from narsil_graph.in_flight import InFlight, stage_times
 from narsil_graph.lazy_capture import LazyCapture
 from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
@@ -23,7 +23,6 @@ from narsil_transport.router import Message, Route, Router
 from narsil_transport.status import Refusal, Status
 from narsil_transport.wire import (
     InferRequest,
-    StageTimes,
     decode_request,
     encode_refusal,
     encode_scores,
@@ -31,16 +30,6 @@ from narsil_transport.wire import (
 
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
-
-
-@dataclass(slots=True, eq=False)
-class InFlight:
-    """A launched batch, when the loop took it from the queue, and whether its lane had nothing else to do."""
-
-    batch: Batch
-    flight: Flight
-    begin_ns: int
-    alone: bool
 
 
 class Server:
@@ -95,10 +84,8 @@ class Server:
         """
         in_flight, batcher = self.in_flight, self.batcher
         queued, flights = batcher.pending_requests, len(in_flight)
-        arrived = self.router.receive(self.wait_ms(queued, flights, idle_wait_ms))
-        for message in arrived:
-            self.accept(message)
-        now_ns = time.monotonic_ns()
+        arrived = self.router.wait(self.wait_ms(queued, flights, idle_wait_ms))
+        now_ns = self.take_in() if arrived else time.monotonic_ns()
         for late in batcher.expired(now_ns):
             self.drop(late, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
         while self.engine.room and (batch := batcher.take(now_ns)) is not None:
@@ -107,7 +94,17 @@ class Server:
         for flying in tuple(in_flight):
             self.land(flying)
         self.schedule.adjust(now_ns)
-        return bool(arrived or queued or flights)
+        return arrived or bool(queued or flights)
+
+    def take_in(self) -> int:
+        """Receive and accept what has come. The time afterwards, ns; what a request took is learned."""
+        begin_ns = time.monotonic_ns()
+        messages = self.router.receive()
+        for message in messages:
+            self.accept(message)
+        now_ns = time.monotonic_ns()
+        self.schedule.cost.observe_requests(len(messages), now_ns - begin_ns)
+        return now_ns
 
     def wait_ms(self, queued: int, flights: int, idle_ms: int) -> int:
         """How long the next look at the socket may wait."""
@@ -199,7 +196,8 @@ class Server:
         landed_ns = time.monotonic_ns()
         taken_ns, lane = launched.fill_ns + launched.launch_ns, flying.flight.slot.lane
         self.schedule.lanes.landed(batch.bucket, lane, taken_ns, landed_ns, alone=flying.alone)
-        for finished in self.scatter.split(batch, launched.scores):
+        finished_all = self.scatter.split(batch, launched.scores)
+        for finished in finished_all:
             times = stage_times(finished.admitted, launched, flying.begin_ns, landed_ns)
             self.counters.answered(Status.OK)
             self.schedule.ended(finished.admitted, Status.OK, landed_ns)
@@ -214,6 +212,7 @@ class Server:
                 finished.scores,
             )
             self.send(finished.admitted.route, frames)
+        self.schedule.cost.observe_replies(len(finished_all), time.monotonic_ns() - landed_ns)
 
     def use_the_silence(self) -> None:
         """Capture one missing bucket, or take up a better ladder and begin to capture that."""
@@ -276,23 +275,6 @@ class Server:
         for _ in range(DRAIN_ROUNDS_MAX):
             while self.in_flight or self.batcher.pending_requests:
                 self.step(0)
-            arrived = self.router.receive(0)
-            for message in arrived:
-                self.accept(message)
-            if not arrived:
+            if not self.router.wait(0):
                 return
-
-
-def stage_times(admitted: Admitted, launched: Launched, begin_ns: int, landed_ns: int) -> StageTimes:
-    """Where a reply's time went, which began with its admission; a split request's stages are those of its last launch.
-
-    The launch stage ends when the loop has read the scores, and so holds its wait for other batches to be answered.
-    """
-    now_ns = time.monotonic_ns()
-    return StageTimes(
-        (begin_ns - admitted.admitted_ns) / 1e3,
-        launched.fill_ns / 1e3,
-        launched.launch_ns / 1e3,
-        (now_ns - landed_ns) / 1e3,
-        (now_ns - admitted.admitted_ns) / 1e3,
-    )
+            self.take_in()

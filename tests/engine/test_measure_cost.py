@@ -119,7 +119,7 @@ def test_messages_are_of_100_rows_or_the_most_that_are_taken(
         return encode_scores(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure_cost, "encode_scores", noted)
-    request_ns, reply_ns = measure_messages(MODEL, limits(rows_max))
+    request_ns, reply_ns = measure_messages(captured(EagerForward(MODEL)), MODEL, limits(rows_max))
     assert seen == {rows}
     assert request_ns > 0
     assert reply_ns > 0

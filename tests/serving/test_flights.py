@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from narsil_graph import in_flight
 from narsil_graph import server as spine
 from narsil_graph.engine import engine
 from narsil_graph.model.weights import Model
 from narsil_graph.pace import IDLE_WAIT_MS, LANDING_WAIT_MS, SPIN_NS, patience_ms
 from narsil_transport.batcher import Mode
-from narsil_transport.router import Message, Route
+from narsil_transport.router import Route
 from narsil_transport.status import Status
 from narsil_transport.wire import Frame, HealthReply, InferRequest, ScoresReply
 from tests.serving.peers import Reply, one_hot
@@ -123,6 +124,7 @@ def test_health_counts_each_unanswered_request_once(model: Model) -> None:
 def test_stage_times_of_overlapping_launches_add_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(spine, "time", clock)
+    monkeypatch.setattr(in_flight, "time", clock)
     monkeypatch.setattr(engine, "time", clock)
     launcher = Scripted(model.spec, slots_per_lane=2, polls=[NEVER])
     with bench(model, launcher) as local:
@@ -188,13 +190,13 @@ def test_loop_spins_after_a_launch_then_sleeps_between_polls_then_idles(
     monkeypatch.setattr(spine, "time", clock)
     waits: list[int] = []
     with bench(model, Scripted(model.spec, polls=[NEVER])) as local:
-        receive = local.server.router.receive
+        wait = local.server.router.wait
 
-        def noted(wait_ms: int) -> list[Message]:
+        def noted(wait_ms: int) -> bool:
             waits.append(wait_ms)
-            return receive(0)
+            return wait(0)
 
-        monkeypatch.setattr(local.server.router, "receive", noted)
+        monkeypatch.setattr(local.server.router, "wait", noted)
         local.send(one_hot(model, 3))
         for late_ns in (0, SPIN_NS - 1, 1):
             local.server.step(IDLE_WAIT_MS)

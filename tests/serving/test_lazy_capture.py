@@ -10,7 +10,6 @@ from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Mode
 from narsil_transport.buckets import Bucket
-from narsil_transport.router import Message
 from narsil_transport.status import Status
 from narsil_transport.wire import MetadataReply, ScoresReply
 from tests.serving.peers import one_hot
@@ -107,14 +106,14 @@ def test_short_silence_is_awaited_while_buckets_are_missing_and_a_stop_ends_it(
 ) -> None:
     launcher, stop, waits = Scripted(model.spec), StopSignals(), list[int]()
     with bench(model, launcher, rows=ROWS, captured=captured) as local:
-        receive = local.server.router.receive
+        wait = local.server.router.wait
 
-        def stopped(wait_ms: int) -> list[Message]:
+        def stopped(wait_ms: int) -> bool:
             stop.requested = True
             waits.append(wait_ms)
-            return receive(0)
+            return wait(0)
 
-        monkeypatch.setattr(local.server.router, "receive", stopped)
+        monkeypatch.setattr(local.server.router, "wait", stopped)
         local.server.run(stop)
     assert waits[0] == want_ms
     assert launcher.calls == []

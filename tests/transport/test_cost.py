@@ -65,6 +65,25 @@ def test_revision_grows_by_drift_of_more_than_a_tenth() -> None:
     assert cost.revision == before + 1
 
 
+def test_messages_move_the_cost_of_one_by_an_eighth() -> None:
+    cost = CostModel({SMALL: LaunchCost(1000, 1000)}, request_ns=80, reply_ns=40)
+    cost.observe_requests(3, 3 * 160)
+    cost.observe_replies(2, 2 * 80)
+    assert (cost.request_ns, cost.reply_ns) == (90, 45)
+
+
+def test_message_that_was_interrupted_counts_as_four() -> None:
+    cost = CostModel({SMALL: LaunchCost(1000, 1000)}, request_ns=80)
+    cost.observe_requests(1, 10**9)
+    assert cost.request_ns == 80 + 3 * 80 // 8
+
+
+def test_launch_that_answered_nobody_tells_nothing_of_a_reply() -> None:
+    cost = CostModel({SMALL: LaunchCost(1000, 1000)}, reply_ns=40)
+    cost.observe_replies(0, 10**6)
+    assert cost.reply_ns == 40
+
+
 def test_bucket_may_be_added_later() -> None:
     cost = model()
     before, bucket = cost.revision, Bucket(4, 12)

@@ -44,9 +44,8 @@ def peer(context: zmq.SyncContext, router: Router, kind: int = zmq.DEALER) -> zm
 def received(router: Router, count: int) -> list[Message]:
     messages: list[Message] = []
     while len(messages) < count:
-        batch = router.receive(PATIENCE_MS)
-        assert batch, f"only {len(messages)} of {count} messages came"
-        messages += batch
+        assert router.wait(PATIENCE_MS), f"only {len(messages)} of {count} messages came"
+        messages += router.receive()
     return messages
 
 
@@ -112,7 +111,8 @@ def test_one_receive_gives_no_more_than_its_limit(context: zmq.SyncContext, rout
 
 
 def test_receive_without_a_message_returns_at_its_timeout(router: Router) -> None:
-    assert router.receive(0) == []
+    assert not router.wait(0)
+    assert router.receive() == []
 
 
 def test_reply_to_a_peer_never_seen_is_dropped_and_counted(router: Router) -> None:
@@ -129,7 +129,7 @@ def test_reply_to_a_vanished_peer_neither_blocks_nor_hurts_others(context: zmq.S
         (neighbour,) = received(router, 1)
         # The peer's pipe takes replies until libzmq has noticed that the peer left.
         while router.send(message.route, [b"late"]):
-            router.receive(1)
+            router.wait(1)
         assert router.dropped_replies == 1
         assert router.send(neighbour.route, [b"head"]) and other.recv_multipart() == [b"head"]
 
@@ -155,7 +155,7 @@ def test_frame_over_the_limit_costs_its_peer_the_connection(context: zmq.SyncCon
     ):
         greedy.send(bytes(1001))
         assert monitor.poll(PATIENCE_MS)
-        assert router.receive(0) == []
+        assert router.receive() == []
         greedy.disable_monitor()
 
 

@@ -37,8 +37,8 @@ class CostModel:
 
     A bucket that is not launched follows the others: what slows one launch, such as a busy neighbour, slows all, and a
     bucket that looked dear for a moment must not be avoided for good. `request_ns` and `reply_ns` are what the server's
-    loop spends on receiving and admitting, and on answering, one request. `revision` grows whenever an estimate has
-    moved by more than 10%, or was replaced.
+    loop spends on receiving and admitting, and on answering, one request; they are followed in the same way, unless
+    they are 0. `revision` grows whenever a bucket's estimate has moved by more than 10%, or was replaced.
     """
 
     def __init__(self, measured: Mapping[Bucket, LaunchCost], *, request_ns: int = 0, reply_ns: int = 0) -> None:
@@ -85,6 +85,14 @@ class CostModel:
         if other is not seen:
             self._move(other, other.cost.median_ns * self._drift)
 
+    def observe_requests(self, count: int, taken_ns: int) -> None:
+        """So many requests took the loop so long, together."""
+        self.request_ns = followed(self.request_ns, count, taken_ns)
+
+    def observe_replies(self, count: int, taken_ns: int) -> None:
+        """So many replies took the loop so long, together."""
+        self.reply_ns = followed(self.reply_ns, count, taken_ns)
+
     def _move(self, estimate: _Estimate, to_ns: float) -> None:
         estimate.now_ns += (to_ns - estimate.now_ns) / WEIGHT
         if abs(estimate.now_ns - estimate.counted_ns) * DRIFT > estimate.counted_ns:
@@ -107,3 +115,10 @@ class CostModel:
                 for bucket in self.buckets
             ],
         }
+
+
+def followed(now_ns: int, count: int, taken_ns: int) -> int:
+    """The estimate of one of `count` that took `taken_ns` together, moved as a bucket's is."""
+    if not count:
+        return now_ns
+    return now_ns + (min(taken_ns // count, OUTLIER * now_ns) - now_ns) // WEIGHT

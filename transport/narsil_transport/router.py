@@ -1,6 +1,5 @@
 """The server's socket: multipart messages in, replies out, never blocked by a peer. The only holder of a socket."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,6 @@ HANDSHAKE_MS = 5000
 QUEUE_MESSAGES_MAX = 10_000
 # What close() waits for the last replies to leave.
 LINGER_MS = 1000
-
-# libzmq's own thread must not interrupt a forward on the core that it shares: as a batch thread it runs when the loop
-# waits. Worth 2% of the throughput of a server pinned to one core, 16 requests in flight (Linux only).
-SCHED_BATCH: int | None = getattr(os, "SCHED_BATCH", None)
 
 # Plain integers: pyzmq's flags are enums, whose "|" costs a third of a send.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -92,8 +87,6 @@ class Router:
         context = self._shared_context
         if context is None:
             context = self._own_context = zmq.Context()
-            if SCHED_BATCH is not None:
-                context.set(zmq.THREAD_SCHED_POLICY, SCHED_BATCH)
         self._socket = router = context.socket(zmq.ROUTER)
         router.linger = LINGER_MS
         router.maxmsgsize = self._frames_bytes_max
@@ -132,11 +125,13 @@ class Router:
     ) -> None:
         self.close()
 
-    def receive(self, timeout_ms: int) -> list[Message]:
-        """Wait up to `timeout_ms` for a message, then take what is there without waiting."""
+    def wait(self, timeout_ms: int) -> bool:
+        """Whether a message has come, within `timeout_ms`."""
+        return bool(self._poller.poll(timeout_ms))
+
+    def receive(self) -> list[Message]:
+        """Take what is there without waiting."""
         messages: list[Message] = []
-        if not self._poller.poll(timeout_ms):
-            return messages
         receive = self._opened().recv
         try:
             while len(messages) < self._receive_max:
