@@ -3,7 +3,9 @@
 import click
 
 from narsil_graph import __version__
+from narsil_graph.commands.conformance import conformance
 from narsil_graph.commands.doctor import doctor
+from narsil_graph.commands.keygen import keygen
 from narsil_graph.commands.models import calibrate, import_archive, inspect, make_model
 from narsil_graph.commands.plan import plan
 from narsil_graph.commands.predict import predict
@@ -18,5 +20,18 @@ def cli() -> None:
     """Serve a DLRM so that a whole forward is one verified launch."""
 
 
-for command in (serve, predict, doctor, import_archive, make_model, calibrate, quantise, inspect, plan, simulate):
+for command in (
+    serve,
+    keygen,
+    predict,
+    doctor,
+    import_archive,
+    make_model,
+    calibrate,
+    quantise,
+    inspect,
+    plan,
+    simulate,
+    conformance,
+):
     cli.add_command(command)

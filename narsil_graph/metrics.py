@@ -1,8 +1,9 @@
-"""What a server counts: replies by status, launches and padding by bucket."""
+"""What a server counts: replies by status, launches and padding by bucket, peers and connections."""
 
 from dataclasses import asdict, dataclass
 
 from narsil_transport.buckets import Bucket
+from narsil_transport.router import Router
 from narsil_transport.status import Status
 
 
@@ -52,10 +53,24 @@ class Counters:
         )
         return f"launches={','.join(counts) or 'none'}"
 
-    def to_dict(self, *, dropped_replies: int) -> dict[str, object]:
-        """Ready for msgpack: replies by status name, and `Launches` by bucket rows."""
+    def to_dict(self, router: Router, *, memory_cuts: int) -> dict[str, object]:
+        """Ready for msgpack: replies by status name, what ``router`` counted, and `Launches` by bucket rows."""
+        peers, connections = router.peers, router.connections
         return {
             "replies": {status.name: self._answers[status] for status in Status if self._answers[status]},
-            "dropped_replies": dropped_replies,
+            "dropped_replies": peers.dropped_replies,
+            "peers": {
+                "slow": len(peers.slow),
+                "slowed": peers.slowed,
+                "unserved_messages": peers.unserved,
+                "refused_by_window": peers.refused_by_window,
+                "unauthorized": self._answers[Status.UNAUTHORIZED],
+            },
+            "connections": {
+                "open": connections.count,
+                "refused": connections.refused,
+                "handshakes_failed": connections.handshakes_failed,
+                "memory_cuts": memory_cuts,
+            },
             "buckets": {str(bucket_rows): asdict(launches) for bucket_rows, launches in sorted(self._launches.items())},
         }

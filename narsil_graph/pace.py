@@ -2,6 +2,8 @@
 
 # How long an idle server sleeps before it looks whether it was told to stop.
 IDLE_WAIT_MS = 100
+# For so long messages are taken in before the next launch: some dozens. One peer's flood must not keep the lanes idle.
+TURN_NS = 2_000_000
 # With buckets left to capture, a silence of this length is the time to do it.
 CAPTURE_WAIT_MS = 5
 # A replay takes some tens of microseconds: what has not landed after this is no longer worth a core.

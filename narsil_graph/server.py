@@ -1,35 +1,34 @@
 """The spine: one request's way from the socket to its scores, and the life of the process around it."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 
 from narsil_graph.control import describe
+from narsil_graph.door import Door
 from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import DeviceFault
 from narsil_graph.engine.scatter import Scatter
 from narsil_graph.in_flight import InFlight, stage_times
 from narsil_graph.lazy_capture import LazyCapture
+from narsil_graph.memory_watch import LOOK_MS, MemoryWatch, Pressure
 from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model
-from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS, LAUNCH_TIMEOUT_NS, patience_ms
+from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS, LAUNCH_TIMEOUT_NS, TURN_NS, patience_ms
+from narsil_graph.replies import Replies
 from narsil_graph.schedule import Schedule
 from narsil_graph.stop_signals import StopSignals
-from narsil_transport.admission import Admitted, ModelLimits, admit
+from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batch, Settings
 from narsil_transport.buckets import Bucket
-from narsil_transport.messages import CancelRequest, Refused
-from narsil_transport.router import Message, Route, Router
+from narsil_transport.router import Router
+from narsil_transport.segments import Segments
 from narsil_transport.status import Refusal, Status
-from narsil_transport.wire import (
-    InferRequest,
-    decode_request,
-    encode_refusal,
-    encode_scores,
-)
 
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
+EXPIRED = Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue")
 
 
 class Server:
@@ -49,6 +48,8 @@ class Server:
         model: Model,
         counters: Counters,
         verify: Callable[[Bucket], object],
+        memory: MemoryWatch | None = None,
+        segments: Segments | None = None,
     ) -> None:
         self.router = router
         self.engine = engine
@@ -58,11 +59,21 @@ class Server:
         self.model = model
         self.version = model.version
         self.counters = counters
+        self.memory = memory
+        self.segments = segments
+        self.replies = Replies(router, schedule=schedule, counters=counters, version=model.version)
+        self.door = Door(
+            router=router,
+            schedule=schedule,
+            limits=limits,
+            replies=self.replies,
+            describe=lambda request, now_ns: describe(self, request, now_ns),
+            segments=segments,
+        )
         self.lazy = LazyCapture(engine, verify)
         self.scatter = Scatter()
         self.in_flight: deque[InFlight] = deque()
         self.last_launch_ns = 0
-        self.draining = False
         self.started_ns = time.monotonic_ns()
 
     def run(self, stop: StopSignals) -> None:
@@ -70,12 +81,20 @@ class Server:
 
         Raises what the engine raised, after everyone who waited was told.
         """
-        lazy = self.lazy
         while not stop.requested:
-            busy = self.step(CAPTURE_WAIT_MS if lazy.missing else IDLE_WAIT_MS)
+            if stop.reload:
+                stop.reload = False
+                self.reload_keys()
+            busy = self.step(self.idle_wait_ms())
             if not (busy or stop.requested):
                 self.use_the_silence()
         self.drain()
+
+    def idle_wait_ms(self) -> int:
+        """How long a silence may last before it is used, or before memory is looked at."""
+        if self.lazy.missing or self.schedule.replanner is not None:
+            return CAPTURE_WAIT_MS
+        return IDLE_WAIT_MS if self.memory is None else LOOK_MS
 
     def step(self, idle_wait_ms: int) -> bool:
         """Take what has arrived, launch what the engine has room for, answer what has landed.
@@ -86,8 +105,12 @@ class Server:
         queued, flights = batcher.pending_requests, len(in_flight)
         arrived = self.router.wait(self.wait_ms(queued, flights, idle_wait_ms))
         now_ns = self.take_in() if arrived else time.monotonic_ns()
+        if self.memory is not None:
+            self.guard(self.memory.look(now_ns))
+        if self.router.peers.gone:
+            self.door.forget(self.router.peers.take_gone())
         for late in batcher.expired(now_ns):
-            self.drop(late, Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue"))
+            self.replies.dropped(late, EXPIRED)
         while self.engine.room and (batch := batcher.take(now_ns)) is not None:
             self.launch(batch)
         # A copy: what has landed leaves the queue. In the order of launch, though lanes may overtake each other.
@@ -97,13 +120,16 @@ class Server:
         return arrived or bool(queued or flights)
 
     def take_in(self) -> int:
-        """Receive and accept what has come. The time afterwards, ns; what a request took is learned."""
-        begin_ns = time.monotonic_ns()
-        messages = self.router.receive()
-        for message in messages:
-            self.accept(message)
-        now_ns = time.monotonic_ns()
-        self.schedule.cost.observe_requests(len(messages), now_ns - begin_ns)
+        """Receive and accept what has come, for a while. The time afterwards, ns; what a request took is learned."""
+        begin_ns = now_ns = time.monotonic_ns()
+        count = 0
+        for message in self.router.receive():
+            self.door.accept(message, now_ns)
+            count += 1
+            now_ns = time.monotonic_ns()
+            if now_ns - begin_ns > TURN_NS:
+                break
+        self.schedule.cost.observe_requests(count, now_ns - begin_ns)
         return now_ns
 
     def wait_ms(self, queued: int, flights: int, idle_ms: int) -> int:
@@ -120,43 +146,17 @@ class Server:
             idle_ms=idle_ms,
         )
 
-    def accept(self, message: Message) -> None:
-        """Decode, admit and queue a message; whatever it is, it gets exactly one reply, now or after its batch."""
-        now_ns = time.monotonic_ns()
-        request = decode_request(message.header, message.tensors)
-        if isinstance(request, InferRequest):
-            refusal = self.enqueue(request, message.route, now_ns)
-            if refusal is not None:
-                self.refuse(message.route, request.request_id, refusal)
-        elif isinstance(request, Refused):
-            self.refuse(message.route, request.request_id, request.refusal)
-        elif isinstance(request, CancelRequest):
-            self.cancel(message.route.identity, request.request_id)
-        else:
-            self.router.send(message.route, [describe(self, request, now_ns)])
+    def guard(self, pressure: Pressure) -> None:
+        """Refuse new work while memory is short; where that is not enough, let go of what peers have sent in part."""
+        self.door.memory_short = pressure is not Pressure.NONE
+        if pressure is Pressure.CUT:
+            self.router.cut()
 
-    def enqueue(self, request: InferRequest, route: Route, now_ns: int) -> Refusal | None:
-        if self.draining:
-            return Refusal(Status.DRAINING, "the server is stopping")
-        schedule = self.schedule
-        outcome = admit(
-            request,
-            limits=self.limits,
-            now_ns=now_ns,
-            route=route,
-            default_deadline_us=schedule.default_deadline_us,
-        )
-        return schedule.enter(outcome, now_ns) if isinstance(outcome, Admitted) else outcome
-
-    def cancel(self, identity: bytes, request_id: int | None) -> None:
-        """Free the queued rows of a peer's request, or of all its requests; each is told so, if the peer is there."""
-
-        def given_up(queued: Admitted) -> bool:
-            assert isinstance(queued.route, Route)
-            return queued.route.identity == identity and request_id in (None, queued.request.request_id)
-
-        for admitted in self.batcher.cancel(given_up):
-            self.drop(admitted, Refusal(Status.CANCELLED, "cancelled by the client before it was launched"))
+    def reload_keys(self) -> None:
+        """Ask who is allowed from now on; what could not be read is told to whoever runs the server."""
+        if self.router.security is not None:
+            for problem in self.router.security.reload():
+                print(f"narsil-graph: {problem}", file=sys.stderr)
 
     def launch(self, batch: Batch) -> None:
         """Fill a free slot and launch it."""
@@ -198,24 +198,20 @@ class Server:
         self.schedule.lanes.landed(batch.bucket, lane, taken_ns, landed_ns, alone=flying.alone)
         finished_all = self.scatter.split(batch, launched.scores)
         for finished in finished_all:
-            times = stage_times(finished.admitted, launched, flying.begin_ns, landed_ns)
-            self.counters.answered(Status.OK)
-            self.schedule.ended(finished.admitted, Status.OK, landed_ns)
-            request = finished.admitted.request
-            frames = encode_scores(
-                request.request_id,
-                self.version,
-                batch.bucket.rows,
-                batch.rows,
-                times,
-                request.traceparent,
+            self.replies.scored(
+                finished.admitted,
                 finished.scores,
+                stage_times(finished.admitted, launched, flying.begin_ns, landed_ns),
+                bucket_rows=batch.bucket.rows,
+                rows_filled=batch.rows,
+                now_ns=landed_ns,
             )
-            self.send(finished.admitted.route, frames)
         self.schedule.cost.observe_replies(len(finished_all), time.monotonic_ns() - landed_ns)
 
     def use_the_silence(self) -> None:
-        """Capture one missing bucket, or take up a better ladder and begin to capture that."""
+        """Let go of dead clients' memory; capture one missing bucket, or take up a better ladder and capture that."""
+        if self.segments is not None:
+            self.segments.sweep()
         replanner = self.schedule.replanner
         try:
             if self.lazy.missing:
@@ -244,23 +240,8 @@ class Server:
         waiting |= {id(admitted): admitted for admitted in queued}
         refusal = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
         for admitted in waiting.values():
-            self.drop(admitted, refusal)
+            self.replies.dropped(admitted, refusal)
         self.drain()
-
-    def drop(self, admitted: Admitted, refusal: Refusal) -> None:
-        """Tell an admitted request that it will not be scored."""
-        self.schedule.ended(admitted, refusal.status, time.monotonic_ns())
-        self.refuse(admitted.route, admitted.request.request_id, refusal)
-
-    def refuse(self, route: object, request_id: int, refusal: Refusal) -> None:
-        self.counters.answered(refusal.status)
-        self.send(route, (encode_refusal(request_id, self.version, refusal),))
-
-    def send(self, route: object, frames: tuple[bytes, ...]) -> None:
-        assert isinstance(route, Route)
-        if not self.router.send(route, frames) and self.batcher.pending_requests:
-            # The peer has gone: nobody waits for what it has queued.
-            self.cancel(route.identity, None)
 
     def unanswered(self) -> int:
         """Requests that were accepted and wait for their reply, queued or in flight."""
@@ -270,7 +251,7 @@ class Server:
 
     def drain(self) -> None:
         """Answer every accepted request and refuse what still arrives."""
-        self.draining = True
+        self.door.draining = True
         self.batcher.tune(Settings())  # nothing more is worth waiting for
         for _ in range(DRAIN_ROUNDS_MAX):
             while self.in_flight or self.batcher.pending_requests:

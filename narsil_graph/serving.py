@@ -3,15 +3,18 @@
 import gc
 import resource
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from narsil_graph.bind_check import check_libzmq
 from narsil_graph.build import EngineConfig, build_engine, graph_memory
 from narsil_graph.engine.engine import Engine
 from narsil_graph.errors import UsageFailure
 from narsil_graph.lazy_capture import tell_captured
 from narsil_graph.limits import limits_of
+from narsil_graph.listening import ListenConfig, opened
 from narsil_graph.machine_id import machine_id
 from narsil_graph.measure_cost import measure, measure_bucket
 from narsil_graph.metrics import Counters
@@ -29,7 +32,7 @@ from narsil_transport.batcher import Batcher, Mode, Settings
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.cost import CostModel
 from narsil_transport.header import REQUEST_HEADER_BYTES_MAX
-from narsil_transport.router import BindError, Router
+from narsil_transport.router import Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class ServeConfig:
     """Everything that `narsil-graph serve` can be told; the command line checks each value."""
 
     model: Path
-    bind: str
+    listen: ListenConfig
     engine: EngineConfig
     threads: int
     mode: Mode
@@ -77,15 +80,22 @@ class ServeConfig:
         return [bucket for bucket in reversed(ladder.buckets) if bucket.rows in first]
 
 
+def ids_per_row(ladder: BucketLadder) -> int:
+    """What the buckets have room for in every row of a full batch."""
+    return ladder.ids_max // ladder.rows_max
+
+
 def frame_bytes_max(limits: ModelLimits, ladder: BucketLadder) -> int:
     """The largest legal frame: dense rows, or 8-byte ids at as many a row as the buckets have room for."""
-    ids_per_row = ladder.ids_max // ladder.rows_max
-    return max(limits.rows_max * max(limits.dense_width * 4, ids_per_row * 8), REQUEST_HEADER_BYTES_MAX)
+    return max(limits.rows_max * max(limits.dense_width * 4, ids_per_row(ladder) * 8), REQUEST_HEADER_BYTES_MAX)
 
 
 def serve(config: ServeConfig) -> None:
     """Load, capture, check, measure, bind, say so, and serve until told to stop."""
     begin = time.perf_counter()
+    check_libzmq()
+    # Before anything that takes long, so that a wrong key is told at once.
+    security = config.listen.security()
     model = load_model(config.model)
     engine = build_engine(model, config.engine)
     counters = Counters(eager=engine.launcher.eager)
@@ -95,39 +105,49 @@ def serve(config: ServeConfig) -> None:
         model.spec,
         rows_max=config.request_rows_max,
         ids_per_row_max=engine.ladder.ids_max,
+        expanded_ids_max=config.request_rows_max * ids_per_row(engine.ladder),
         allow_nonfinite=config.allow_nonfinite,
     )
     cost = measure(engine, model, limits)
-
-    def learn(bucket: Bucket) -> None:
-        """Check a bucket that was captured late, and measure it."""
-        check(bucket)
-        cost.add(bucket, measure_bucket(engine, model, bucket))
-
-    router = Router(
-        bind=config.bind,
+    router = config.listen.router(
         frames_bytes_max=frame_bytes_max(limits, engine.ladder),
         # Inline mode answers each request before it looks at the next.
         receive_max=1 if config.mode is Mode.INLINE else 1024,
+        security=security,
     )
     with ExitStack() as closing:
         schedule = scheduled(config, engine, cost, model, closing)
-        server = Server(
-            router=router, engine=engine, schedule=schedule, limits=limits, model=model, counters=counters, verify=learn
-        )
         # What start-up made (200,000 objects of torch) is no garbage: a collection must not walk it between requests.
         gc.collect()
         gc.freeze()
-        try:
-            router.open()
-        except BindError as refused:
-            raise UsageFailure(str(refused)) from None
+        server = Server(
+            router=router,
+            engine=engine,
+            schedule=schedule,
+            limits=limits,
+            model=model,
+            counters=counters,
+            verify=learning(engine, model, check, cost),
+            memory=config.listen.memory_watch(),
+            segments=config.listen.segments(router.frames_bytes_max),
+        )
+        opened(router)
         closing.callback(router.close)
         # A stop signal that follows the ready line at once is a drain already.
-        with StopSignals() as stop:
+        with StopSignals(reloads=security is not None) as stop:
             tell_ready(ready_line(config, router, server, error, time.perf_counter() - begin), config.ready_file)
             if not config.dry_run:
                 server.run(stop)
+
+
+def learning(engine: Engine, model: Model, check: StartCheck, cost: CostModel) -> Callable[[Bucket], None]:
+    """Checks a bucket that was captured late, and measures it."""
+
+    def learn(bucket: Bucket) -> None:
+        check(bucket)
+        cost.add(bucket, measure_bucket(engine, model, bucket))
+
+    return learn
 
 
 def capture_first(config: ServeConfig, engine: Engine, check: StartCheck) -> float:

@@ -44,13 +44,15 @@ class Supervisor:
         ready_file: Path | None,
         record: Path | None,
         dry_run: bool,
+        reloads: bool,
     ) -> None:
-        """Each worker's trace is at ``record`` with its number behind."""
+        """Each worker's trace is at ``record`` with its number behind. With ``reloads`` they obey SIGHUP."""
         self._arguments = arguments
         self._record = record
         self._endpoints = endpoints
         self._ready_file = ready_file
         self._dry_run = dry_run
+        self._signals = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if reloads else ()))
         self._cpus = sorted(os.sched_getaffinity(0))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
@@ -59,7 +61,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Until a stop signal (or a dry run) is over; a Failure when the workers keep dying or one cannot start."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals:
             signal.signal(number, lambda caught, frame: self._caught.append(caught))
         with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
             marks = [Path(folder) / str(index) for index in range(len(self._endpoints))]
@@ -76,7 +78,7 @@ class Supervisor:
         told = False
         while True:
             # Here and not in the handler, so that a worker which is just being started gets them too.
-            self._pass_on()
+            self._pass_on(told)
             ended = [process.poll() is not None for process in self._processes]
             if not told and all(mark.exists() for mark in marks):
                 told = True
@@ -108,10 +110,14 @@ class Supervisor:
         )
         return subprocess.Popen([sys.executable, "-c", code, "serve", *self._arguments, *own], start_new_session=True)
 
-    def _pass_on(self) -> None:
-        while self._caught:
-            number = self._caught.pop(0)
-            self._stopping = True
+    def _pass_on(self, told: bool) -> None:
+        caught, self._caught = self._caught, []
+        for number in caught:
+            if number == signal.SIGHUP and not told:
+                # A worker that starts would be ended by it: kept for when all are ready.
+                self._caught.append(number)
+                continue
+            self._stopping = self._stopping or number != signal.SIGHUP
             for process in self._processes:
                 process.send_signal(number)
 
@@ -121,7 +127,8 @@ def supervise(context: click.Context, workers: int) -> None:
     parameters = context.params
     endpoints = [worker_endpoint(parameters["bind"], index) for index in range(workers)]
     own = {name: parameters[name] for name in ("ready_file", "record", "dry_run")}
-    Supervisor(_arguments(context), endpoints, **own).run()
+    reloads = parameters["curve_secret_key"] is not None
+    Supervisor(_arguments(context), endpoints, **own, reloads=reloads).run()
 
 
 def _arguments(context: click.Context) -> list[str]:

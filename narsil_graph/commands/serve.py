@@ -2,8 +2,9 @@
 
 import difflib
 import tomllib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,9 @@ from narsil_graph.commands import (
     engine_options,
     parse_bucket_rows,
 )
+
+if TYPE_CHECKING:
+    from narsil_graph.listening import ListenConfig
 
 
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -48,6 +52,23 @@ def _as_text(value: Any) -> str:
 @click.option("--model", type=MODEL_PATH, default=DEMO_MODEL, envvar="NARSIL_MODEL",
               help="The model file; the default is the bundled demo.", show_default=False)  # fmt: skip
 @click.option("--bind", default="tcp://127.0.0.1:5555", envvar="NARSIL_BIND", help="The ZeroMQ endpoint.")
+@click.option("--window", type=POSITIVE, default=256, envvar="NARSIL_WINDOW",
+              help="Requests that one client may leave unanswered.")  # fmt: skip
+@click.option("--connections-max", type=POSITIVE, default=1000, envvar="NARSIL_CONNECTIONS_MAX",
+              help="Connections at a time; one beyond is closed at once.")  # fmt: skip
+@click.option("--memory-max", type=POSITIVE, default=None, envvar="NARSIL_MEMORY_MAX", metavar="MIB",
+              help="Resident memory at which all connections are cut; at 90% requests are refused.")  # fmt: skip
+@click.option("--zmq-io-threads", type=click.IntRange(1, 64), default=1, envvar="NARSIL_ZMQ_IO_THREADS",
+              help="libzmq's threads; a connection stays on one, and CURVE's arithmetic with it.")  # fmt: skip
+@click.option("--curve-secret-key", type=MODEL_PATH, default=None, envvar="NARSIL_CURVE_SECRET_KEY",
+              help="Encrypt: the server's NAME.key_secret, from keygen.")  # fmt: skip
+@click.option("--authorized-clients", type=click.Path(path_type=Path, file_okay=False), default=None,
+              envvar="NARSIL_AUTHORIZED_CLIENTS",
+              help="With it: a folder with each allowed client's NAME.key, read again on SIGHUP.")  # fmt: skip
+@click.option("--insecure-bind", is_flag=True, envvar="NARSIL_INSECURE_BIND",
+              help="Let --bind be reached from other machines without CURVE.")  # fmt: skip
+@click.option("--shm", is_flag=True, envvar="NARSIL_SHM",
+              help="Let clients leave tensors in shared memory; wants an ipc:// endpoint.")  # fmt: skip
 @engine_options
 @click.option("--threads", type=POSITIVE, default=1, envvar="NARSIL_THREADS", help="Threads of one forward: latency.")
 @click.option("--workers", type=POSITIVE, default=1, envvar="NARSIL_WORKERS",
@@ -84,6 +105,7 @@ def serve(workers: int, **options: Any) -> None:
     # A watcher must not take an earlier run's file for this one's.
     if options["ready_file"] is not None:
         options["ready_file"].unlink(missing_ok=True)
+    listen = listen_config(options)
     if workers > 1:
         from narsil_graph.workers import supervise
 
@@ -97,4 +119,11 @@ def serve(workers: int, **options: Any) -> None:
     threads.pin_torch(options["threads"])
     options["mode"] = Mode(options["mode"])
     options["hot_buckets"] = options["hot_buckets"] or ()
-    run(ServeConfig(engine=engine_config(options), **options))
+    run(ServeConfig(engine=engine_config(options), listen=listen, **options))
+
+
+def listen_config(options: dict[str, Any]) -> "ListenConfig":
+    """The socket's own of ``options``, which are removed from it. Raises UsageFailure where they contradict."""
+    from narsil_graph.listening import ListenConfig
+
+    return ListenConfig(**{field.name: options.pop(field.name) for field in fields(ListenConfig)})

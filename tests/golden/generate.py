@@ -1,21 +1,21 @@
 """The golden frames: every message and refusal of PROTOCOL.md, as bytes that each implementation must read and write.
 
-`python -m tests.golden.generate` writes frames/: NAME.json says what NAME.0.bin, NAME.1.bin, ... mean.
+`python -m tests.golden.generate` writes frames/: NAME.json says what NAME.0.bin, NAME.1.bin, ... mean, to a reader who
+knows of shared memory only if there is "segment", the bytes of the segment 1 of generation 5, attached before.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from narsil_transport.header import MAGIC, VERSION
+from narsil_transport.header import MAGIC, REPLY_BIT, VERSION, prelude
 from narsil_transport.status import Refusal, Status
 from narsil_transport.wire import (
+    AttachReply,
     ControlRequest,
     Frame,
     HealthReply,
@@ -24,10 +24,8 @@ from narsil_transport.wire import (
     MetadataReply,
     Operation,
     Priority,
-    Refused,
     StageTimes,
-    decode_reply,
-    decode_request,
+    encode_attached,
     encode_cancel,
     encode_health,
     encode_metadata,
@@ -35,6 +33,10 @@ from narsil_transport.wire import (
     encode_request,
     encode_scores,
 )
+from tests.golden.case import SEGMENT, Case
+from tests.golden.segment_cases import segment_cases
+from tests.golden.user_cases import ONE_HOT as USER_ONCE
+from tests.golden.user_cases import user_cases
 
 FRAMES = Path(__file__).parent / "frames"
 DENSE = np.array([[0.5, -1.0, 2.0], [0.25, 0.0, -0.125]], "<f4")
@@ -42,55 +44,29 @@ IDS = np.array([[3, 0], [1, 7]], "<i4")
 LENGTHS = np.array([[2, 0], [1, 1]], "<i4")
 VALUES = np.array([5, 6, 7, 8], "<i8")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+ONE_HOT = InferRequest(1, "", None, None, DENSE, IDS, None, None)
 TIMES = StageTimes(12.5, 3.25, 480.0, 1.5, 512.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One message: its name, who reads it ("request": the server, "reply": the client) and its frames."""
-
-    name: str
-    reader: str
-    frames: tuple[Frame, ...]
-
-    def meaning(self) -> Any:
-        """What the reader makes of the frames, as JSON values."""
-        if self.reader == "request":
-            return described(decode_request(self.frames[0], self.frames[1:]))
-        return described(decode_reply(self.frames))
-
-
-def described(value: object) -> Any:
-    """A message as JSON values: its type and fields, arrays with dtype, shape and flat values."""
-    if isinstance(value, np.ndarray):
-        flat = value.reshape(-1).tolist()
-        return {"dtype": value.dtype.str[1:], "shape": list(value.shape), "values": flat}
-    if isinstance(value, StageTimes):
-        return value._asdict()
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, Refused):
-        # The status is contract; the sentence is for a person and may change.
-        return {"type": "Refused", "request_id": value.request_id, "status": value.refusal.status.name}
-    if is_dataclass(value) and not isinstance(value, type):
-        members = {field.name: described(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__name__, **members}
-    return value
 
 
 def cases() -> list[Case]:
     """Every golden message, made by the encoder where there is one and by hand where a peer is at fault."""
-    return [*_requests(), *_malformed(), *_replies()]
+    return [
+        *_requests(),
+        *_malformed(),
+        *user_cases(),
+        *segment_cases(ONE_HOT, USER_ONCE),
+        *_replies(),
+        *_bad_replies(),
+    ]
 
 
 def _requests() -> list[Case]:
-    one_hot = InferRequest(1, "", None, None, DENSE, IDS, None, None)
     full = InferRequest((1 << 64) - 1, "dlrm", 20_000, TRACEPARENT, DENSE, IDS.astype("<i8"), None, None)
     multi_hot = InferRequest(2, "dlrm", None, None, DENSE, None, LENGTHS, VALUES)
     bulk = InferRequest(8, "", None, None, DENSE, IDS, None, None, Priority.BULK)
     empty_bags = InferRequest(3, "", None, None, DENSE, None, np.zeros_like(LENGTHS), VALUES[:0].astype("<i4"))
     requests: dict[str, InferRequest | ControlRequest] = {
-        "infer_ids_i4": one_hot,
+        "infer_ids_i4": ONE_HOT,
         "infer_ids_i8_every_field": full,
         "infer_bulk": bulk,
         "infer_bags_i8": multi_hot,
@@ -144,6 +120,11 @@ def _replies() -> list[Case]:
         "health_ready": [encode_health(HealthReply(4, "v7", HealthState.READY, 3, 12.5))],
         "health_draining": [encode_health(HealthReply(4, "v7", HealthState.DRAINING, 1, 99.0))],
         "metadata": [encode_metadata(MetadataReply(5, "v7", {"name": "dlrm", "dense_width": 13, "rows": [4, 8]}))],
+        "attached": [encode_attached(AttachReply(11, "v7", SEGMENT))],
+        "scores_window": encode_scores(1, "v7", 4, 3, TIMES, None, scores, window=256),
+        "health_window": [encode_health(HealthReply(4, "v7", HealthState.READY, 3, 12.5, window=1))],
+        "metadata_window": [encode_metadata(MetadataReply(5, "v7", {"window": 256}, window=256))],
+        "attached_window": [encode_attached(AttachReply(11, "v7", SEGMENT, window=256))],
     }
     for status in Status:
         if status is not Status.OK:
@@ -151,9 +132,31 @@ def _replies() -> list[Case]:
             replies[f"refusal_{status.name.lower()}"] = [encode_refusal(9, "v7", refusal)]
     retry = Refusal(Status.OVERLOADED, "the queue is full", retry_after_us=2500)
     replies["refusal_with_retry"] = [encode_refusal(0, "v7", retry)]
+    replies["refusal_window"] = [encode_refusal(9, "v7", retry, window=16)]
     eta = Refusal(Status.WOULD_MISS, "by measured costs", retry_after_us=900, predicted_us=5400)
     replies["refusal_with_retry_and_eta"] = [encode_refusal(9, "v7", eta)]
     return [Case(f"reply_{name}", "reply", tuple(frames)) for name, frames in replies.items()]
+
+
+def _bad_replies() -> list[Case]:
+    good = {"id": 4, "s": 0, "v": "v7", "seg": 1}
+    refusal = {"id": 4, "s": 9, "v": "v7", "e": "no"}
+    header, scores = encode_scores(1, "v7", 4, 3, TIMES, None, np.array([0.5], "<f4"))
+
+    def bad(name: str, start: int, fields: dict[str, Any]) -> Case:
+        return Case(f"bad_reply_{name}", "reply", (prelude(start | REPLY_BIT) + msgpack.packb(fields),))
+
+    return [
+        bad("window_zero", Operation.ATTACH, good | {"w": 0}),
+        bad("window_boolean", Operation.ATTACH, good | {"w": True}),
+        bad("window_nil", 0, refusal | {"w": None}),
+        bad("attached_segment_absent", Operation.ATTACH, {"id": 4, "s": 0, "v": "v7"}),
+        bad("attached_with_a_status", Operation.ATTACH, good | {"s": 9}),
+        bad("refusal_without_a_status", 0, refusal | {"s": 0}),
+        bad("operation", Operation.CANCEL, good),
+        Case("bad_reply_scores_short", "reply", (header, scores[:-1])),
+        Case("bad_reply_scores_absent", "reply", (header,)),
+    ]
 
 
 def write(folder: Path) -> None:
@@ -161,6 +164,8 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for case in cases():
         meaning = {"reader": case.reader, "frames": len(case.frames), "meaning": case.meaning()}
+        if case.segment is not None:
+            meaning["segment"] = case.segment.hex()
         (folder / f"{case.name}.json").write_text(json.dumps(meaning) + "\n")
         for index, frame in enumerate(case.frames):
             (folder / f"{case.name}.{index}.bin").write_bytes(frame)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.generate import FRAMES, Case, cases
+from tests.golden.case import Case
+from tests.golden.generate import FRAMES, cases
 
 CASES = cases()
 
@@ -21,7 +22,8 @@ def test_encoder_still_writes_the_golden_bytes(case: Case) -> None:
 def test_decoder_still_reads_the_golden_bytes(path: Path) -> None:
     golden = json.loads(path.read_text())
     frames = tuple((FRAMES / f"{path.stem}.{index}.bin").read_bytes() for index in range(golden["frames"]))
-    assert Case(path.stem, golden["reader"], frames).meaning() == golden["meaning"]
+    segment = bytes.fromhex(golden["segment"]) if "segment" in golden else None
+    assert Case(path.stem, golden["reader"], frames, segment).meaning() == golden["meaning"]
 
 
 def test_no_golden_file_is_without_its_case() -> None:
@@ -30,7 +32,19 @@ def test_no_golden_file_is_without_its_case() -> None:
     assert {path.name for path in FRAMES.iterdir()} == names
 
 
-@pytest.mark.parametrize("name", ["infer_ids_i4", "cancel", "reply_scores", "reply_refusal_with_retry"])
+PRINTED = [
+    "infer_ids_i4",
+    "infer_user_once",
+    "infer_in_segment",
+    "cancel",
+    "attach",
+    "reply_scores",
+    "reply_refusal_with_retry",
+    "reply_attached_window",
+]
+
+
+@pytest.mark.parametrize("name", PRINTED)
 def test_protocol_prints_the_golden_bytes(name: str) -> None:
     text = (Path(__file__).parents[2] / "transport" / "PROTOCOL.md").read_text()
     printed = "".join(re.findall(r"^ *((?:[0-9a-f]{2}(?: {1,2}|$))+)", text, re.MULTILINE)).replace(" ", "")

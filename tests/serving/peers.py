@@ -12,6 +12,7 @@ from narsil_graph.engine.synthetic import multi_hot_request, one_hot_request
 from narsil_graph.model.weights import Model
 from narsil_transport.status import Refusal
 from narsil_transport.wire import (
+    AttachReply,
     ControlRequest,
     HealthReply,
     InferRequest,
@@ -65,7 +66,9 @@ class Peer:
     def receive(self) -> Reply:
         frames = self.socket.recv_multipart()
         # The server gives back the delimiter of a message that began with an empty frame.
-        return decode_reply(frames[1:] if not frames[0] else frames)
+        reply = decode_reply(frames[1:] if not frames[0] else frames)
+        assert not isinstance(reply, AttachReply), "this peer attaches nothing"
+        return reply
 
     def ask(self, request: InferRequest) -> Reply:
         number = self.send(request)

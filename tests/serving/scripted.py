@@ -12,6 +12,7 @@ from narsil_graph.engine.arena import Arena
 from narsil_graph.engine.engine import Engine
 from narsil_graph.engine.launcher import Launcher, Slot
 from narsil_graph.limits import limits_of
+from narsil_graph.memory_watch import MemoryWatch
 from narsil_graph.metrics import Counters
 from narsil_graph.model.spec import ModelSpec
 from narsil_graph.model.weights import Model
@@ -21,7 +22,9 @@ from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.cost import CostModel, LaunchCost
+from narsil_transport.peers import WINDOW
 from narsil_transport.router import Router
+from narsil_transport.security import Security
 from narsil_transport.status import Status
 from narsil_transport.wire import (
     ControlRequest,
@@ -156,6 +159,9 @@ def bench(
     captured: tuple[int, ...] | None = None,
     mode: Mode = Mode.WORKER,
     receive_max: int = 64,
+    window: int = WINDOW,
+    security: Security | None = None,
+    memory: MemoryWatch | None = None,
     verify: Callable[[Bucket], object] = lambda bucket: None,
     schedule: Callable[[Engine], Schedule] | None = None,
 ) -> Generator[Bench]:
@@ -167,7 +173,14 @@ def bench(
     launcher.calls.clear()
     with (
         zmq.Context() as context,
-        Router(bind="inproc://server", frames_bytes_max=1 << 20, receive_max=receive_max, context=context) as router,
+        Router(
+            bind="inproc://server",
+            frames_bytes_max=1 << 20,
+            receive_max=receive_max,
+            window=window,
+            security=security,
+            context=context,
+        ) as router,
         Peer("inproc://server", context=context) as peer,
     ):
         server = Server(
@@ -178,6 +191,7 @@ def bench(
             model=model,
             counters=Counters(eager=launcher.eager),
             verify=verify,
+            memory=memory,
         )
         yield Bench(server, peer, launcher, context)
 

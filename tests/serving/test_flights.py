@@ -121,6 +121,16 @@ def test_health_counts_each_unanswered_request_once(model: Model) -> None:
         assert health == [3, 3, 2, 2, 1, 1, 0]
 
 
+def test_requests_that_pour_in_do_not_keep_the_lane_idle(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spine, "TURN_NS", 0)
+    with bench(model, Scripted(model.spec, polls=[NEVER])) as local:
+        local.send(*[one_hot(model, 3)] * 4)
+        local.turns(1)
+        assert (len(local.server.in_flight), local.server.batcher.pending_requests) == (1, 0)
+        local.turns(3)
+        assert (len(local.server.in_flight), local.server.batcher.pending_requests) == (1, 3)
+
+
 def test_stage_times_of_overlapping_launches_add_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(spine, "time", clock)

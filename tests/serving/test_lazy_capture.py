@@ -7,6 +7,7 @@ from narsil_graph.errors import Failure
 from narsil_graph.lazy_capture import next_capture
 from narsil_graph.model.weights import Model
 from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS
+from narsil_graph.replan import Replanner
 from narsil_graph.stop_signals import StopSignals
 from narsil_transport.batcher import Mode
 from narsil_transport.buckets import Bucket
@@ -64,7 +65,7 @@ def test_idle_server_captures_verifies_and_uses_the_wanted_buckets_first(
         assert served_in(local) == [8] * 5
         assert verify.rows == [1, 2]
         local.send(one_hot(model, 1), one_hot(model, 2), one_hot(model, 3))
-        local.server.draining = False
+        local.server.door.draining = False
         local.turns(3)
         assert served_in(local) == [1, 2, 8]
     first, second = capsys.readouterr().err.splitlines()
@@ -75,7 +76,7 @@ def test_bucket_is_used_by_the_next_batch_while_others_are_still_missing(model: 
     verify = Verified(last=1)
     with bench(model, Scripted(model.spec), rows=ROWS, captured=(8,), verify=verify) as local:
         local.server.run(verify.stop)
-        local.server.draining = False
+        local.server.door.draining = False
         local.send(one_hot(model, 1), one_hot(model, 2))
         local.turns(2)
         assert verify.rows == [2]
@@ -100,12 +101,15 @@ def test_nothing_is_captured_while_a_batch_is_queued_or_flies(model: Model) -> N
         assert not local.server.step(0)
 
 
-@pytest.mark.parametrize(("captured", "want_ms"), [((8,), CAPTURE_WAIT_MS), (ROWS, IDLE_WAIT_MS)])
-def test_short_silence_is_awaited_while_buckets_are_missing_and_a_stop_ends_it(
-    model: Model, captured: tuple[int, ...], want_ms: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replans", [False, True])
+@pytest.mark.parametrize("captured", [(8,), ROWS])
+def test_short_silence_is_awaited_while_buckets_are_or_may_be_missing_and_a_stop_ends_it(
+    model: Model, captured: tuple[int, ...], replans: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, stop, waits = Scripted(model.spec), StopSignals(), list[int]()
     with bench(model, launcher, rows=ROWS, captured=captured) as local:
+        if replans:
+            local.server.schedule.replanner = Replanner(local.server.engine.ladder)
         wait = local.server.router.wait
 
         def stopped(wait_ms: int) -> bool:
@@ -115,7 +119,7 @@ def test_short_silence_is_awaited_while_buckets_are_missing_and_a_stop_ends_it(
 
         monkeypatch.setattr(local.server.router, "wait", stopped)
         local.server.run(stop)
-    assert waits[0] == want_ms
+    assert waits[0] == (CAPTURE_WAIT_MS if replans or captured != ROWS else IDLE_WAIT_MS)
     assert launcher.calls == []
 
 
@@ -145,7 +149,7 @@ def test_bucket_that_scores_wrongly_ends_the_server_before_it_serves(model: Mode
         with pytest.raises(Failure, match="bucket 1 is wrong"):
             local.server.run(StopSignals())
         assert local.answered() == numbers
-        assert local.server.draining
+        assert local.server.door.draining
 
 
 def test_fault_in_a_capture_refuses_what_arrived_meanwhile(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What the server does with time and cost: refuses what would miss, frees what nobody waits for, learns, records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from narsil_graph.trace import Recorder, TraceHeader, read_trace
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.cost import CostModel, LaunchCost
+from narsil_transport.router import Route
 from narsil_transport.status import Status
-from narsil_transport.wire import InferRequest, MetadataReply, Priority, RefusalReply, encode_cancel
+from narsil_transport.wire import Frame, InferRequest, MetadataReply, Priority, RefusalReply, encode_cancel
 from tests.serving.peers import Peer, one_hot
 from tests.serving.scripted import METADATA, NEVER, Clock, Scripted, bench, statuses
 
@@ -107,9 +108,13 @@ def test_rows_of_a_peer_that_has_gone_are_freed(model: Model, monkeypatch: pytes
             assert local.server.batcher.pending_requests == 3
             # libzmq notices a closed peer some time later: this is how it then answers.
             send = router.send
-            monkeypatch.setattr(
-                router, "send", lambda route, frames: route.identity not in gone and send(route, frames)
-            )
+
+            def sent(route: Route, frames: Sequence[Frame]) -> bool:
+                if route.identity in gone:
+                    router.peers.forget(route.identity)
+                return route.identity not in gone and send(route, frames)
+
+            monkeypatch.setattr(router, "send", sent)
             # The first answer finds nobody there; the next launch is the other peer's.
             for _ in range(2):
                 local.launcher.land()

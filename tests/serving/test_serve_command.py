@@ -97,6 +97,11 @@ def test_ipc_path_of_a_live_server_is_one_sentence_and_exit_2(server: ServerProc
         (["--model", "/"], "'/' is a directory"),
         (["surplus"], "unexpected extra argument (surplus)"),
         (["--config", "/none.toml"], "cannot read --config /none.toml: No such file or directory"),
+        (["--window", "0"], "0 is not in the range x>=1"),
+        (["--connections-max", "few"], "'few' is not a valid integer"),
+        (["--memory-max", "-1"], "-1 is not in the range x>=1"),
+        (["--zmq-io-threads", "65"], "65 is not in the range 1<=x<=64"),
+        (["--authorized-clients", __file__], f"'{__file__}' is a file"),
     ],
 )
 def test_wrong_flag_is_a_usage_error(arguments: list[str], words: str) -> None:
@@ -138,7 +143,7 @@ def test_wrong_config_file_is_one_sentence_that_names_what_is_wrong(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--bind", "ftp://here"], "cannot bind ftp://here: Protocol not supported"),
+        (["--bind", "ftp://here", "--insecure-bind"], "cannot bind ftp://here: Protocol not supported"),
         (["--model", "/none.safetensors"], "cannot read the model /none.safetensors: No such file or directory"),
     ],
 )
@@ -146,3 +151,27 @@ def test_what_cannot_be_served_is_one_sentence(arguments: list[str], words: str)
     ended = narsil("serve", "--buckets", "1", *arguments)
     assert ended.returncode == (2 if "--bind" in arguments else 1)
     assert only_sentence(ended).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--curve-secret-key", "/none"], "--curve-secret-key and --authorized-clients want each other"),
+        (["--authorized-clients", "/none"], "--curve-secret-key and --authorized-clients want each other"),
+        (["--curve-secret-key", "/none", "--authorized-clients", "/"], "/none"),
+        (["--bind", "tcp://0.0.0.0:5555"], "--bind tcp://0.0.0.0:5555 can be reached from other machines"),
+        (["--workers", "2", "--bind", "tcp://0.0.0.0:5555"], "--bind tcp://0.0.0.0:5555 can be reached from other"),
+        (["--memory-max", "3"], "--memory-max 3: the server has "),
+        (["--connections-max", "1000000000"], "--connections-max 1000000000 needs 1000000100 open files, this process"),
+    ],
+)
+def test_door_that_cannot_be_kept_is_one_sentence_and_exit_2(arguments: list[str], words: str) -> None:
+    ended = narsil("serve", "--buckets", "1", "--dry-run", *arguments)
+    assert ended.returncode == 2
+    assert words in only_sentence(ended)
+
+
+def test_insecure_bind_is_obeyed() -> None:
+    ended = narsil("serve", "--buckets", "1", "--dry-run", "--bind", "tcp://0.0.0.0:*", "--insecure-bind")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("ready tcp://0.0.0.0:")

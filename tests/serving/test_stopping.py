@@ -156,7 +156,7 @@ def test_signal_before_the_first_request_ends_the_server(local: Local) -> None:
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
         local.server.run(stop)
-    assert local.server.draining
+    assert local.server.door.draining
 
 
 def test_broken_engine_is_told_to_everyone_who_waits_and_ends_the_server(local: Local, model: Model) -> None:

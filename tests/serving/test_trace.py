@@ -48,7 +48,8 @@ def records(*arrivals_ns: int) -> Records:
 
 def test_record_has_28_little_endian_bytes() -> None:
     assert TRACE_DTYPE.itemsize == 28
-    one = np.array([(1, 2, 3, 4, 5, 6, 1)], TRACE_DTYPE)
+    one = np.zeros(1, TRACE_DTYPE)
+    one[0] = (1, 2, 3, 4, 5, 6, 1)
     numbers = b"".join(number.to_bytes(size, "little") for number, size in ((1, 8), (2, 4), (3, 4), (4, 4), (5, 4)))
     assert one.tobytes() == numbers + b"\x06\x01\0\0"
 

@@ -1,4 +1,4 @@
-"""Requests and replies survive the wire, and no bytes make the decoder raise."""
+"""Requests survive the wire, and no bytes make the decoder raise."""
 
 from typing import Any
 
@@ -10,35 +10,23 @@ from hypothesis import strategies as st
 
 from narsil_transport.header import MAGIC, REQUEST_HEADER_BYTES_MAX, VERSION
 from narsil_transport.messages import Ids
-from narsil_transport.status import Refusal, Status
+from narsil_transport.status import Status
 from narsil_transport.wire import (
     CancelRequest,
     ControlRequest,
-    HealthReply,
-    HealthState,
     InferRequest,
-    MetadataReply,
     Operation,
     Priority,
-    RefusalReply,
     Refused,
-    ScoresReply,
-    StageTimes,
     WireError,
-    decode_reply,
     decode_request,
     encode_cancel,
-    encode_health,
-    encode_metadata,
-    encode_refusal,
     encode_request,
-    encode_scores,
 )
 from tests.transport.requests import multi_hot, one_hot
 
 SPECS = [["dense", "f4", [2, 2]], ["ids", "i4", [2, 3]]]
 TENSORS = [bytes(16), bytes(24)]
-TIMES = StageTimes(1.0, 2.0, 3.0, 4.0, 5.0)
 
 
 def header(operation: int = Operation.INFER, **fields: Any) -> bytes:
@@ -199,7 +187,7 @@ def test_array_that_claims_more_than_the_limit_is_refused() -> None:
 
 LETTERS = st.text("dent4", max_size=5)
 FIELD_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | LETTERS,
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | LETTERS | st.binary(max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(LETTERS, inner, max_size=3),
     max_leaves=12,
 )
@@ -212,7 +200,7 @@ def test_random_bytes_are_refused(head: bytes, tensors: list[bytes]) -> None:
 
 @given(
     st.integers(0, 255),
-    st.dictionaries(st.sampled_from(["id", "m", "d", "p", "tp", "t", "x"]), FIELD_VALUES),
+    st.dictionaries(st.sampled_from(["id", "m", "d", "p", "tp", "t", "u", "x"]), FIELD_VALUES),
     st.lists(st.binary(max_size=40), max_size=4),
 )
 def test_any_map_decodes_or_is_refused(operation: int, fields: dict[str, Any], tensors: list[bytes]) -> None:
@@ -227,72 +215,3 @@ def test_mutated_request_decodes_or_is_refused(data: st.DataObject) -> None:
         head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
     got = decode_request(bytes(head[: data.draw(st.integers(0, len(head)))]), TENSORS)
     assert isinstance(got, InferRequest | ControlRequest | CancelRequest | Refused)
-
-
-@given(st.data())
-def test_mutated_reply_decodes_or_is_a_wire_error(data: st.DataObject) -> None:
-    frames = [bytearray(frame) for frame in encode_scores(1, "v", 4, 2, TIMES, None, np.ones(2, np.float32))]
-    position = data.draw(st.integers(0, len(frames[0]) - 1))
-    frames[0][position] = data.draw(st.integers(0, 255))
-    try:
-        got = decode_reply([bytes(frame) for frame in frames[: data.draw(st.integers(0, 2))]])
-    except WireError:
-        return
-    assert isinstance(got, ScoresReply | RefusalReply | HealthReply | MetadataReply)
-
-
-def test_scores_survive_and_are_copied() -> None:
-    scores = np.array([0.5, 0.25], np.float32)
-    frames = encode_scores(9, "v1", 4, 3, TIMES, "00-a", scores)
-    scores[:] = 0
-    got = decode_reply(frames)
-    assert isinstance(got, ScoresReply) and got.scores.tolist() == [0.5, 0.25] and got.times == TIMES
-    assert (got.request_id, got.version, got.bucket_rows, got.rows_filled) == (9, "v1", 4, 3)
-    assert got.traceparent == "00-a"
-
-
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
-def test_refusal_survives(status: Status) -> None:
-    refusal = Refusal(status, "no", retry_after_us=5, predicted_us=9)
-    assert decode_reply([encode_refusal(2, "v", refusal)]) == RefusalReply(2, "v", refusal)
-
-
-def test_status_of_a_newer_server_becomes_internal() -> None:
-    frame = encode_refusal(2, "v", Refusal(Status.CANCELLED, "no")).replace(b"\xa1s\x0d", b"\xa1s\x63")
-    got = decode_reply([frame])
-    assert isinstance(got, RefusalReply) and got.refusal == Refusal(Status.INTERNAL, "status 99: no")
-
-
-@pytest.mark.parametrize("eta", [-1, 1.5, True, None])
-def test_refusal_with_a_bad_prediction_is_a_wire_error(eta: object) -> None:
-    fields = {"id": 1, "v": "v", "s": 8, "e": "no", "eta": eta}
-    with pytest.raises(WireError, match="'eta'"):
-        decode_reply([MAGIC + b"\x01\x80" + msgpack.packb(fields)])
-
-
-def test_health_and_metadata_survive() -> None:
-    health = HealthReply(1, "v", HealthState.DRAINING, 4, 2.5)
-    metadata = MetadataReply(2, "v", {"tables": list(range(40)), "deep": {"a": [1.5, None]}})
-    assert decode_reply([encode_health(health)]) == health
-    assert decode_reply([encode_metadata(metadata)]) == metadata
-
-
-def test_scores_reply_with_an_error_status_is_a_wire_error() -> None:
-    head, scores = encode_scores(9, "v1", 4, 3, TIMES, None, np.zeros(1, np.float32))
-    with pytest.raises(WireError, match="status 7"):
-        decode_reply([head.replace(b"\xa1s\x00", b"\xa1s\x07"), scores])
-
-
-def test_scores_of_a_broken_length_are_a_wire_error() -> None:
-    head, scores = encode_scores(9, "v1", 4, 3, TIMES, None, np.zeros(1, np.float32))
-    with pytest.raises(WireError, match="multiple of 4"):
-        decode_reply([head, scores[:-1]])
-
-
-def test_a_refusal_cannot_say_ok_or_a_negative_time() -> None:
-    with pytest.raises(ValueError, match="OK"):
-        Refusal(Status.OK, "fine")
-    with pytest.raises(ValueError, match="retry_after_us"):
-        Refusal(Status.OVERLOADED, "full", retry_after_us=-1)
-    with pytest.raises(ValueError, match="predicted_us"):
-        Refusal(Status.WOULD_MISS, "late", predicted_us=-1)

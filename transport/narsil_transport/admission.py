@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from narsil_transport.messages import Floats, Ids, InferRequest, Lengths, Priority
+from narsil_transport.messages import Floats, Ids, InferRequest, Lengths, Priority, UserPart
 from narsil_transport.status import Refusal, Status
+from narsil_transport.user_once import expanded
 
 # A person who waits notices one second; a deadline on this system is a thousand times shorter.
 PATIENCE_NS = 1_000_000_000
@@ -23,7 +24,9 @@ class ModelLimits:
     """What a request must keep to: the model's name and shape, and the sizes the server takes.
 
     `table_rows` int64 [T] is the row count of each feature's table. `ids_per_row_max` is what the largest bucket
-    holds for one row, so that any admitted row fits a batch. Raises ValueError where these contradict each other.
+    holds for one row, so that any admitted row fits a batch. `expanded_ids_max` bounds the bags of all rows together
+    where a user's part is repeated in each: a few bytes become that many ids. Raises ValueError where these contradict
+    each other.
     """
 
     name: str
@@ -33,6 +36,8 @@ class ModelLimits:
     rows_max: int
     ids_per_row_max: int
     allow_nonfinite: bool = False
+    # 8 MiB of ids: twice what 4096 rows of 32 features have with bags of four.
+    expanded_ids_max: int = 1 << 20
     # Laid out as the largest request is, because a broadcast compare of 26 columns costs twice a flat one.
     _zeros: Floats = field(init=False, repr=False)
     _id_ends: Mapping[int, tuple[np.dtype[Any], npt.NDArray[Any]]] = field(init=False, repr=False)
@@ -74,9 +79,10 @@ class ModelLimits:
 class Admitted:
     """A request that may run, with what the batcher needs. `route` is carried for the reply, never looked at.
 
-    `ids` counts the request's ids. `row_offsets` int64 [rows + 1] says where each row's values start (multi-hot),
-    or is None where every row has `ids_per_row` ids (one per feature). `due_ns` is what the queue is ordered by: the
-    deadline, or where there is none `PATIENCE_NS` after receipt. `bulk` is the request's priority.
+    `request` is a plain one: a user's part has been repeated in its rows. `ids` counts its ids. `row_offsets` int64
+    [rows + 1] says where each row's values start (multi-hot), or is None where every row has `ids_per_row` ids (one per
+    feature). `due_ns` is what the queue is ordered by: the deadline, or where there is none `PATIENCE_NS` after
+    receipt. `bulk` is the request's priority.
     """
 
     route: object
@@ -103,6 +109,11 @@ def admit(
 
     `default_deadline_us` is the budget of an interactive request that names none; bulk work waits without one.
     """
+    if request.user is not None:
+        plain = _expanded(request, request.user, limits)
+        if isinstance(plain, Refusal):
+            return plain
+        request = plain
     ids, lengths, values = request.ids, request.lengths, request.values
     row_offsets: RowOffsets | None = None
     if ids is not None:
@@ -130,24 +141,40 @@ def admit(
     return Admitted(route, request, now_ns, deadline_ns, rows, id_count, ids_per_row, row_offsets, due_ns, bulk)
 
 
+def _expanded(request: InferRequest, user: UserPart, limits: ModelLimits) -> InferRequest | Refusal:
+    keyed = request.ids if request.lengths is None else request.lengths
+    keyed_rows = 0 if keyed is None else len(keyed)
+    # A user's part is decoded only with masks that cover the columns and features of both parts.
+    dense, whole = (request.rows, len(user.dense_mask)), (keyed_rows, len(user.feature_mask))
+    refusal = _refuse_shapes(request.model, dense, whole, limits)
+    if refusal is not None:
+        return refusal
+    return expanded(request, user, ids_per_row_max=limits.ids_per_row_max, bag_ids_max=limits.expanded_ids_max)
+
+
 def _refuse_size(request: InferRequest, keyed: Ids, limits: ModelLimits) -> Refusal | None:
     dense = request.dense
-    rows, width = dense.shape
-    if request.model and request.model != limits.name:
-        return Refusal(Status.UNKNOWN_MODEL, f"this server has model {limits.name!r}, not {request.model!r:.80}")
+    refusal = _refuse_shapes(request.model, dense.shape, keyed.shape, limits)
+    if refusal is not None or limits.allow_nonfinite or limits.finite(dense):
+        return refusal
+    row, column = np.argwhere(~np.isfinite(dense))[0]
+    detail = f"dense row {row}, column {column} is {dense[row, column]}"
+    return Refusal(Status.NOT_FINITE, detail)
+
+
+def _refuse_shapes(model: str, dense: tuple[int, ...], keyed: tuple[int, ...], limits: ModelLimits) -> Refusal | None:
+    rows, width = dense
+    if model and model != limits.name:
+        return Refusal(Status.UNKNOWN_MODEL, f"this server has model {limits.name!r}, not {model!r:.80}")
     features = len(limits.feature_names)
-    if width != limits.dense_width or keyed.shape != (rows, features):
+    if width != limits.dense_width or keyed != (rows, features):
         want = f"dense [n, {limits.dense_width}] and features [n, {features}]"
-        return Refusal(Status.INVALID, f"want {want}, got {[*dense.shape]} and {[*keyed.shape]}")
+        return Refusal(Status.INVALID, f"want {want}, got {[*dense]} and {[*keyed]}")
     if not rows:
         return Refusal(Status.INVALID, "want at least one row")
     if rows > limits.rows_max:
         return Refusal(Status.TOO_LARGE, f"want at most {limits.rows_max} rows, got {rows}")
-    if limits.allow_nonfinite or limits.finite(dense):
-        return None
-    row, column = np.argwhere(~np.isfinite(dense))[0]
-    detail = f"dense row {row}, column {column} is {dense[row, column]}"
-    return Refusal(Status.NOT_FINITE, detail)
+    return None
 
 
 def _refuse_ids(ids: Ids, limits: ModelLimits) -> Refusal | None:

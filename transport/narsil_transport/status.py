@@ -21,6 +21,7 @@ class Status(IntEnum):
     UNAVAILABLE = 11
     INTERNAL = 12
     CANCELLED = 13
+    UNAUTHORIZED = 14
 
 
 @dataclass(frozen=True, slots=True)

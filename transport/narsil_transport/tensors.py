@@ -1,6 +1,7 @@
 """A tensor frame and the `[name, dtype, shape]` that describes it."""
 
 from collections.abc import Mapping
+from math import prod
 from reprlib import repr as brief  # bounded in depth too: a plain repr of a deep array would overflow the stack
 from typing import Any
 
@@ -34,6 +35,18 @@ def view_tensor(spec: object, frame: Frame, name: str, codes: tuple[str, ...], n
     if array.nbytes != len(frame):
         raise WireError(f"{name} {shape} wants {array.nbytes} bytes, got {len(frame)}")
     return array
+
+
+def tensor_bytes(spec: object) -> int:
+    """How many bytes the tensor that `spec` describes has, however many that is; raises WireError."""
+    if type(spec) is not list or len(spec) != 3:
+        raise WireError(f"want [name, dtype, shape], got {brief(spec)}")
+    code, shape = spec[1], spec[2]
+    if type(code) is not str or code not in _DTYPES:
+        raise WireError(f"want one of {', '.join(_DTYPES)}, got {brief(code)}")
+    if type(shape) is not list or any(type(size) is not int or size < 0 for size in shape):
+        raise WireError(f"a shape wants unsigned integers, got {brief(shape)}")
+    return _DTYPES[code].itemsize * prod(shape)
 
 
 def describe_tensor(name: str, array: npt.NDArray[Any]) -> tuple[str, str, tuple[int, ...]]:

@@ -1,16 +1,20 @@
 """The Python client of narsil-graph, free of torch.
 
 `Client` blocks, `AsyncClient` is for asyncio; both are thin layers over `session.Session`, which has no socket and no
-clock. What a request can fail with is in `errors`: everything is a NarsilError, a server's refusal a Refused.
+clock, and `links.Links`, which has the sockets. What a request can fail with is in `errors`: everything is a
+NarsilError, a server's refusal a Refused.
 """
 
 from narsil_client.aio import AsyncClient, AsyncPending
+from narsil_client.arguments import User
 from narsil_client.client import Client, Pending
+from narsil_client.curve import Curve
 from narsil_client.errors import (
     Cancelled,
     ClientClosed,
     DeadlineExceeded,
     Draining,
+    HandshakeRefused,
     InvalidRequest,
     NarsilError,
     NotFinite,
@@ -19,8 +23,10 @@ from narsil_client.errors import (
     Refused,
     RequestTimeout,
     ServerError,
+    ServerLost,
     ServerUnreachable,
     TooLarge,
+    Unauthorized,
     Unavailable,
     UnknownModel,
     Unsupported,
@@ -36,8 +42,10 @@ __all__ = [
     "Cancelled",
     "Client",
     "ClientClosed",
+    "Curve",
     "DeadlineExceeded",
     "Draining",
+    "HandshakeRefused",
     "HealthReply",
     "HealthState",
     "InvalidRequest",
@@ -51,12 +59,15 @@ __all__ = [
     "RequestTimeout",
     "Scores",
     "ServerError",
+    "ServerLost",
     "ServerUnreachable",
     "StageTimes",
     "Status",
     "TooLarge",
+    "Unauthorized",
     "Unavailable",
     "UnknownModel",
     "Unsupported",
+    "User",
     "WouldMiss",
 ]

@@ -9,10 +9,13 @@ from typing import Any, Self, Unpack
 import zmq
 
 from narsil_client.arguments import InferArguments, infer_request, timeout_ns
-from narsil_client.dealer import READABLE, WRITABLE, Dealer, connect
-from narsil_client.errors import no_room, not_open, not_yet, unreachable
+from narsil_client.call import Call, ReplyT
+from narsil_client.curve import Curve
+from narsil_client.errors import no_room, not_open, not_yet
+from narsil_client.fleet import FAR_NS
+from narsil_client.links import LinkOptions, Links
 from narsil_client.scores import Scores, scores_of
-from narsil_client.session import Call, ReplyT, Session, cancels
+from narsil_client.session import Session
 from narsil_transport.messages import (
     ControlRequest,
     HealthReply,
@@ -36,34 +39,40 @@ class AsyncClient:
         timeout_s: float = 5.0,
         inflight_max: int = 64,
         context: zmq.SyncContext | None = None,
+        curve: Curve | None = None,
+        keep_warm_ms: int | None = None,
+        shm_bytes: int = 0,
     ) -> None:
-        self._endpoints = endpoints
         self._timeout_ns = timeout_ns(timeout_s)
         self._inflight_max = inflight_max
-        self._context = context
-        self._session = Session(inflight_max)
-        self._dealer: Dealer | None = None
+        self._session = Session(endpoints, inflight_max, shm_bytes, keyed=curve is not None)
+        self._options = LinkOptions(2 * inflight_max, context, curve, keep_warm_ms)
+        self._links: Links | None = None
         self._flights: dict[int, _Flight] = {}
+        self._unsent: dict[int, tuple[Call[Any], asyncio.Event]] = {}
+        self._wake: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
-        """Start to connect. Raises ServerUnreachable where an endpoint is malformed; does nothing if open already."""
-        if self._dealer is None:
-            self._dealer = connect(self._endpoints, inflight_max=self._inflight_max, context=self._context)
+        """Client.open."""
+        if self._links is None:
             # Made here because they belong to the running loop.
             self._loop = asyncio.get_running_loop()
             self._window = asyncio.Semaphore(self._inflight_max)
-            self._writable = asyncio.Event()
-            self._loop.add_reader(self._dealer.fd, self._drain)
+            links = Links(
+                self._session, self._options, watch=self._watch, unwatch=self._loop.remove_reader, landed=self._land
+            )
+            links.open(monotonic_ns())
+            self._links = links
 
     async def close(self) -> None:
         """Disconnect. What is in flight fails with ClientClosed; a second close does nothing."""
-        if self._dealer is not None:
-            dealer, self._dealer = self._dealer, None
-            self._loop.remove_reader(dealer.fd)
+        if self._links is not None:
+            links, self._links = self._links, None
             for call in self._session.close(monotonic_ns()):
                 self._land(call)
-            self._writable.set()
-            dealer.close()
+            if self._wake is not None:
+                self._wake.cancel()
+            links.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -106,7 +115,7 @@ class AsyncClient:
     async def _start(
         self, request: InferRequest | ControlRequest, expects: type[ReplyT], timeout_s: float | None
     ) -> tuple[Call[ReplyT], asyncio.Event]:
-        if self._dealer is None:
+        if self._links is None:
             raise not_open()
         now_ns = monotonic_ns()
         until_ns = now_ns + (self._timeout_ns if timeout_s is None else timeout_ns(timeout_s))
@@ -116,18 +125,15 @@ class AsyncClient:
         else:
             await self._window.acquire()
         try:
-            call, frames = self._session.begin(request, expects, now_ns=now_ns, expires_ns=until_ns)
+            call = self._session.begin(request, expects, now_ns=now_ns, expires_ns=until_ns)
         except BaseException:
             self._window.release()
             raise
         flight = self._flights[call.request_id] = _Flight()
-        try:
-            await self._send(call, frames)
-        except BaseException:
-            self._forget(call)
-            raise
-        if not call.done:
-            flight.timer = self._loop.call_later(_seconds(until_ns), self._expire, until_ns)
+        flight.timer = self._loop.call_later(_seconds(until_ns), self._expire, until_ns)
+        self._pump()
+        if call.server < 0:
+            await self._sent(call)
         return call, flight.landed
 
     async def _wait_for_room(self, until_ns: int) -> None:
@@ -136,52 +142,82 @@ class AsyncClient:
                 await self._window.acquire()
         except TimeoutError:
             raise no_room(self._session.inflight) from None
-        if self._dealer is None:
+        if self._links is None:
             self._window.release()
             raise not_open()
 
-    async def _send(self, call: Call[Any], frames: list[bytes]) -> None:
-        while self._dealer is not None and not self._dealer.send(frames):
-            self._writable.clear()
-            # A failed send may have taken the edge that the reader waits for, and so may a good one.
-            self._drain()
+    async def _sent(self, call: Call[Any]) -> None:
+        """Wait until a server has the call. Raises its error if none ever had."""
+        if not call.done:
+            sent = asyncio.Event()
+            self._unsent[call.request_id] = call, sent
             try:
-                async with asyncio.timeout(_seconds(call.expires_ns)):
-                    await self._writable.wait()
-            except TimeoutError:
-                raise unreachable(self._endpoints) from None
-        self._drain()
+                await sent.wait()
+            except BaseException:
+                self._forget(call)
+                raise
+            finally:
+                del self._unsent[call.request_id]
+        if call.server < 0:
+            call.answer()
 
-    def _drain(self) -> None:
-        """Take every message that has arrived. The last look finds nothing to read, so no edge is lost."""
-        if self._dealer is None:
+    def _watch(self, fd: int) -> None:
+        self._loop.add_reader(fd, self._ready, fd)
+
+    def _ready(self, fd: int) -> None:
+        if self._links is not None:
+            self._links.ready(fd, monotonic_ns())
+            self._pump()
+
+    def _pump(self) -> None:
+        """Send and take what can be. The last look finds nothing to read, so no descriptor's edge is lost."""
+        links, session = self._links, self._session
+        if links is None:
             return
-        while (events := self._dealer.events()) & READABLE and (frames := self._dealer.receive(0)):
-            call = self._session.receive(frames, monotonic_ns())
-            if call is not None:
-                self._land(call)
-        if events & WRITABLE:
-            self._writable.set()
+        while True:
+            now_ns = monotonic_ns()
+            if session.waiting:
+                links.reconnect(now_ns)
+                links.send(now_ns)
+            if not links.busy:
+                break
+            links.drain(now_ns)
+        for call, sent in self._unsent.values():
+            if call.server >= 0:
+                sent.set()
+        if session.waiting:
+            self._wake_later()
+
+    def _wake_later(self) -> None:
+        """While calls wait for a server, time alone may find them one."""
+        if self._wake is not None:
+            self._wake.cancel()
+        wake_ns = self._session.fleet.wake_ns
+        self._wake = None if wake_ns == FAR_NS else self._loop.call_later(_seconds(wake_ns), self._pump)
 
     def _expire(self, until_ns: int) -> None:
-        self._drain()
+        self._pump()
         late = self._session.expire(max(until_ns, monotonic_ns()))
         for call in late:
             self._land(call)
-        self._send_to_all(cancels(*late))
+        self._tell(late)
 
     def _cancel(self, call: Call[Any]) -> None:
-        if not call.done:
-            self._send_to_all(cancels(call))
+        if call.done:
+            return
+        ended = self._session.cancel(call, monotonic_ns())
+        if ended is not None:
+            self._land(ended)
+        else:
+            self._tell([call])
 
-    def _send_to_all(self, messages: list[bytes]) -> None:
-        if self._dealer is not None and messages:
-            self._dealer.send_to_all(messages)
-            # As after every send: it may have taken the edge that the reader waits for.
-            self._drain()
+    def _tell(self, calls: list[Call[Any]]) -> None:
+        if self._links is not None:
+            self._links.cancel(calls)
+            self._pump()
 
     def _forget(self, call: Call[Any]) -> None:
-        self._session.forget(call)
+        self._session.forget(call, monotonic_ns())
         self._land(call)
 
     def _land(self, call: Call[Any]) -> None:
@@ -191,6 +227,8 @@ class AsyncClient:
                 flight.timer.cancel()
             flight.landed.set()
             self._window.release()
+            if call.request_id in self._unsent:
+                self._unsent[call.request_id][1].set()
 
 
 class AsyncPending:

@@ -1,5 +1,6 @@
 """The blocking client."""
 
+import select
 from collections.abc import Callable
 from time import monotonic_ns
 from types import TracebackType
@@ -8,10 +9,12 @@ from typing import Any, Self, Unpack
 import zmq
 
 from narsil_client.arguments import InferArguments, infer_request, timeout_ns
-from narsil_client.dealer import Dealer, connect
-from narsil_client.errors import no_room, not_open, not_yet, unreachable
+from narsil_client.call import Call, ReplyT
+from narsil_client.curve import Curve
+from narsil_client.errors import no_room, not_open, not_yet
+from narsil_client.links import LinkOptions, Links
 from narsil_client.scores import Scores, scores_of
-from narsil_client.session import Call, ReplyT, Session, cancels
+from narsil_client.session import Session
 from narsil_transport.messages import (
     ControlRequest,
     HealthReply,
@@ -21,6 +24,13 @@ from narsil_transport.messages import (
     ScoresReply,
 )
 
+# A connection that ended is seen at the latest by the first request after so long without a look, and before libzmq
+# itself can have made another (after 100 ms at least): so what was sent to one is never taken for lost with the other.
+_LOOK_NS = 50_000_000
+# How long a wait looks at nothing but the server that has the request.
+_SOON_MS = 10
+_SOON_NS = _SOON_MS * 1_000_000
+
 
 class Client:
     """Asks servers for scores, from `open` to `close` or for a `with` block. Not thread-safe: one client per thread.
@@ -28,11 +38,18 @@ class Client:
         with Client("tcp://127.0.0.1:5555") as client:
             scores = client.predict(dense=dense, ids=ids).scores
 
-    `endpoints` are replicas of one model: requests go round robin to those that are connected, and need not exist yet.
+    `endpoints` are replicas of one model, and need not exist yet. A request goes to the connected one with the fewest
+    unanswered. If that one's connection ends first, or it takes no work (DRAINING, UNAVAILABLE), the request is sent
+    once more, to any other or to the same one when it is back.
     Every request ends within its `timeout_s`, this one or its own, in a result or a NarsilError: Refused with the
-    server's status, RequestTimeout if no answer came, ServerUnreachable if no server took it. Nothing is retried;
-    a request that times out is cancelled at the server.
-    At most `inflight_max` requests are in flight. `context` is shared if given, and then not terminated.
+    server's status, RequestTimeout if no answer came, ServerUnreachable if no server took it, ServerLost if those that
+    did are gone, HandshakeRefused at once if every server has refused this client. A request that times out is
+    cancelled at its server.
+    At most `inflight_max` requests are in flight, and at each server no more than it grants. `context` is shared if
+    given, and then not terminated. `curve` are the keys for servers that want some. With `keep_warm_ms`, 1 to 1000,
+    heartbeats go that often, so that neither side's threads have to be woken: it costs a little of a processor.
+    With `shm_bytes`, tensors go through shared memory of that size, one for each server at an ipc endpoint that offers
+    it, and in the message wherever they do not fit there; the scores are the same.
     """
 
     def __init__(
@@ -41,25 +58,37 @@ class Client:
         timeout_s: float = 5.0,
         inflight_max: int = 64,
         context: zmq.SyncContext | None = None,
+        curve: Curve | None = None,
+        keep_warm_ms: int | None = None,
+        shm_bytes: int = 0,
     ) -> None:
-        self._endpoints = endpoints
         self._timeout_ns = timeout_ns(timeout_s)
-        self._inflight_max = inflight_max
-        self._context = context
-        self._session = Session(inflight_max)
-        self._dealer: Dealer | None = None
+        self._session = Session(endpoints, inflight_max, shm_bytes, keyed=curve is not None)
+        # Twice the window, because libzmq learns what a pipe's reader has taken in steps of half the mark.
+        self._options = LinkOptions(2 * inflight_max, context, curve, keep_warm_ms)
+        self._links: Links | None = None
+        self._poll = select.poll()
+        self._look_ns = 0
 
     def open(self) -> None:
-        """Start to connect. Raises ServerUnreachable where an endpoint is malformed; does nothing if open already."""
-        if self._dealer is None:
-            self._dealer = connect(self._endpoints, inflight_max=self._inflight_max, context=self._context)
+        """Start to connect; does nothing if open already.
+
+        Raises ServerUnreachable where an endpoint is malformed or libzmq is too old, ValueError where `curve`'s file
+        cannot be read or is open to others.
+        """
+        if self._links is None:
+            links = Links(
+                self._session, self._options, watch=self._watch, unwatch=self._poll.unregister, landed=_nobody_waits
+            )
+            links.open(monotonic_ns())
+            self._links = links
 
     def close(self) -> None:
         """Disconnect. What is in flight fails with ClientClosed; a second close does nothing."""
-        if self._dealer is not None:
+        if self._links is not None:
             self._session.close(monotonic_ns())
-            self._dealer.close()
-            self._dealer = None
+            self._links.close()
+            self._links = None
 
     def __enter__(self) -> Self:
         self.open()
@@ -85,11 +114,11 @@ class Client:
         return Pending(self._wait, self._cancel, self._start(infer_request(**arguments), ScoresReply, timeout_s))
 
     def health(self, *, timeout_s: float | None = None) -> HealthReply:
-        """The state and load of the next server in turn. Raises NarsilError."""
+        """The state and load of the next connected server in turn. Raises NarsilError."""
         return self._ask(Operation.HEALTH, HealthReply, timeout_s)
 
     def metadata(self, *, timeout_s: float | None = None) -> MetadataReply:
-        """The model specification of the next server in turn. Raises NarsilError."""
+        """The model specification of the next connected server in turn. Raises NarsilError."""
         return self._ask(Operation.METADATA, MetadataReply, timeout_s)
 
     def _ask(self, operation: Operation, expects: type[ReplyT], timeout_s: float | None) -> ReplyT:
@@ -100,22 +129,25 @@ class Client:
     def _start(
         self, request: InferRequest | ControlRequest, expects: type[ReplyT], timeout_s: float | None
     ) -> Call[ReplyT]:
-        dealer = self._opened()
+        links, session = self._opened(), self._session
         now_ns = monotonic_ns()
         until_ns = now_ns + (self._timeout_ns if timeout_s is None else timeout_ns(timeout_s))
-        if self._session.full:
+        if now_ns >= self._look_ns:
+            self._look(0)
+            links.reconnect(now_ns)
+        if session.full:
             self._make_room(until_ns)
             now_ns = monotonic_ns()
-        call, frames = self._session.begin(request, expects, now_ns=now_ns, expires_ns=until_ns)
+        call = session.begin(request, expects, now_ns=now_ns, expires_ns=until_ns)
         try:
-            while not dealer.send(frames):
-                left_ms = milliseconds(until_ns - monotonic_ns())
-                if not left_ms:
-                    raise unreachable(self._endpoints)
-                dealer.wait_writable(left_ms)
+            links.send(now_ns)
+            while call.server < 0 and not call.done:
+                self._read(until_ns)
         except BaseException:
-            self._session.forget(call)
+            session.forget(call, monotonic_ns())
             raise
+        if call.server < 0:
+            call.answer()
         return call
 
     def _make_room(self, until_ns: int) -> None:
@@ -125,31 +157,62 @@ class Client:
                 raise no_room(self._session.inflight)
 
     def _wait(self, call: Call[Any], until_ns: int) -> None:
-        while not call.done and self._read(until_ns):
-            pass
+        while not call.done:
+            # Most answers come soon and from the server that was asked: waiting in its socket alone is the fastest.
+            left_ns = until_ns - monotonic_ns()
+            if call.server >= 0 and left_ns > _SOON_NS and self._opened().receive(call.server, _SOON_MS):
+                continue
+            if not self._read(until_ns):
+                return
 
     def _read(self, until_ns: int) -> bool:
-        """Take a message, waiting until `until_ns` for it; False if by then nothing came that finishes a call.
+        """Send what waits, or take a message or an event, waiting until `until_ns`; False if by then nothing came.
 
         What has arrived counts, however late it is read: calls expire only once nothing is left to read.
         """
-        frames = self._opened().receive(milliseconds(until_ns - monotonic_ns()))
+        links, session = self._opened(), self._session
         now_ns = monotonic_ns()
-        if frames is not None and self._session.receive(frames, now_ns) is not None:
+        waiting = len(session.waiting)
+        if waiting:
+            links.reconnect(now_ns)
+            links.send(now_ns)
+            if len(session.waiting) < waiting:
+                return True
+        came = links.busy and links.step(now_ns)
+        if not came:
+            wake_ns = min(until_ns, session.fleet.wake_ns) if session.waiting else until_ns
+            came = self._look(milliseconds(wake_ns - now_ns))
+            now_ns = monotonic_ns()
+        if came or now_ns < until_ns:
             return True
-        if now_ns < until_ns:
-            return True
-        self._opened().send_to_all(cancels(*self._session.expire(now_ns)))
+        links.cancel(session.expire(now_ns))
         return False
 
-    def _cancel(self, call: Call[Any]) -> None:
-        if not call.done:
-            self._opened().send_to_all(cancels(call))
+    def _look(self, timeout_ms: int) -> bool:
+        """Wait for any server or connection. Whether a message came."""
+        links = self._opened()
+        descriptors = self._poll.poll(timeout_ms)
+        now_ns = monotonic_ns()
+        self._look_ns = now_ns + _LOOK_NS
+        for fd, _ in descriptors:
+            links.ready(fd, now_ns)
+        return links.step(now_ns)
 
-    def _opened(self) -> Dealer:
-        if self._dealer is None:
+    def _watch(self, fd: int) -> None:
+        self._poll.register(fd, select.POLLIN)
+
+    def _cancel(self, call: Call[Any]) -> None:
+        if not call.done and self._session.cancel(call, monotonic_ns()) is None:
+            self._opened().cancel([call])
+
+    def _opened(self) -> Links:
+        if self._links is None:
             raise not_open()
-        return self._dealer
+        return self._links
+
+
+def _nobody_waits(call: Call[Any]) -> None:
+    """Whoever waits for a call looks at it after each step."""
 
 
 class Pending:

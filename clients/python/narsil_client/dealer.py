@@ -1,26 +1,27 @@
-"""The DEALER socket of both clients: the only module here that knows ZeroMQ."""
+"""A DEALER socket: whole messages in and out, without blocking."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import zmq
 
+from narsil_client.curve import CurveKeys
 from narsil_client.errors import ServerUnreachable
 
 # Plain integers: arithmetic on zmq's enum flags costs more than a send.
 _MORE, _NOBLOCK = int(zmq.SNDMORE), int(zmq.DONTWAIT)
-READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+_READABLE, _WRITABLE, _EVENTS = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS)
 # One more than any reply has, so that the decoder can tell a message with too many.
 _FRAMES_MAX = 3
-# A host that vanished without closing its connection leaves the round robin within twice this.
-_HEARTBEAT_MS = 2000
+# A server that answers neither data nor heartbeats for this long is gone, and so is one that accepts and says nothing.
+_SILENCE_MS = 3000
+HEARTBEAT_MS = 1000
 
 
 class Dealer:
-    """A connected DEALER: whole messages out without blocking, whole messages in. Not thread-safe."""
+    """Whole messages out without blocking, whole messages in. Not thread-safe."""
 
-    def __init__(self, socket: zmq.SyncSocket, own_context: zmq.SyncContext | None, *, servers_max: int) -> None:
+    def __init__(self, socket: zmq.SyncSocket, own_context: zmq.SyncContext | None = None) -> None:
         self._socket = socket
-        self._servers_max = servers_max
         self._own_context = own_context
         # Bound once: looking them up is a measurable part of sending three small frames.
         self._send = socket.send
@@ -30,14 +31,8 @@ class Dealer:
 
     @property
     def fd(self) -> int:
-        """Becomes readable when `events` may have changed. Edge-triggered, so look at `events` after every call too."""
+        """Becomes readable when there may be something to `take` or room again. Edge-triggered: see `take`."""
         return self._socket.fileno()
-
-    def events(self) -> int:
-        """READABLE where `receive` has a message, WRITABLE where `send` has room, or both, or 0."""
-        events = self._get(zmq.EVENTS)
-        assert isinstance(events, int)
-        return events
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Queue a message of at least one frame. False where no connected server has room for it."""
@@ -53,22 +48,33 @@ class Dealer:
             self._send(frames[last])
         return True
 
-    def send_to_all(self, messages: Iterable[bytes]) -> None:
-        """Queue each of these messages, one frame long, for every connected server. What finds no room is dropped."""
-        for message in messages:
-            # libzmq gives each server its turn, so in as many sends as there are servers each has had one.
-            for _ in range(self._servers_max):
-                self.send([message])
+    def writable(self) -> bool:
+        """Whether `send` would succeed; it looks at the connection anew, which a `send` need not do."""
+        events = self._get(_EVENTS)
+        assert isinstance(events, int)
+        return bool(events & _WRITABLE)
+
+    def take(self) -> list[bytes] | None:
+        """The frames of a message that has come, at most three. None where there is none: only then wait for `fd`.
+
+        So too after each `send`: like `take`, it may swallow the edge.
+        """
+        events = self._get(_EVENTS)
+        assert isinstance(events, int)
+        return self._read() if events & _READABLE else None
 
     def receive(self, timeout_ms: int) -> list[bytes] | None:
         """The frames of the next message, at most three, or None if none comes in `timeout_ms`."""
         if timeout_ms != self._timeout_ms:
             self._socket.rcvtimeo = self._timeout_ms = timeout_ms
         try:
-            # A Frame knows whether more follow; asking the socket after a plain recv costs half as much again.
-            frame = self._recv(0, False)
+            return self._read()
         except zmq.Again:
             return None
+
+    def _read(self) -> list[bytes]:
+        # A Frame knows whether more follow; asking the socket after a plain recv costs half as much again.
+        frame = self._recv(0, False)
         # bytes, not views: libzmq's own memory is unaligned, and a view would pin a whole receive buffer.
         frames = [frame.bytes]
         while frame.more:
@@ -88,28 +94,46 @@ class Dealer:
             self._own_context.term()
 
 
-def connect(endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncContext | None) -> Dealer:
-    """A DEALER connected to every endpoint, in a context of its own if none is given; the servers need not exist yet.
+def dealer_socket(
+    context: zmq.SyncContext, *, queue_max: int, heartbeat_ms: int = HEARTBEAT_MS, keys: CurveKeys | None = None
+) -> zmq.SyncSocket:
+    """A DEALER, not connected yet, that queues at most `queue_max` messages each way."""
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    # Only to a server that is there: otherwise requests would wait for one that may never come.
+    socket.immediate = 1
+    socket.sndhwm = socket.rcvhwm = queue_max
+    socket.heartbeat_ivl = heartbeat_ms
+    socket.heartbeat_timeout = socket.handshake_ivl = socket.connect_timeout = _SILENCE_MS
+    if keys is not None:
+        keys.apply(socket)
+    return socket
 
-    Raises ServerUnreachable where an endpoint is malformed, ValueError where there is none.
+
+def connect_socket(socket: zmq.SyncSocket, endpoint: str) -> None:
+    """Start to connect; the server need not exist yet. Raises ServerUnreachable where the endpoint is malformed."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise ServerUnreachable(f"cannot connect to {endpoint!r}: {zmq.strerror(error.errno or 0)}") from None
+
+
+def connect(endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncContext | None) -> Dealer:
+    """A bare DEALER, in a context of its own if none is given, that gives each of these servers its turn.
+
+    For tools that count and time messages themselves: nothing is known of connections. Raises ServerUnreachable where
+    an endpoint is malformed.
     """
-    if not endpoints:
-        raise ValueError("want at least one endpoint")
     own_context = None
     if context is None:
         context = own_context = zmq.Context()
-    socket = context.socket(zmq.DEALER)
-    socket.linger = 0
-    # Only to servers that are there: otherwise every other request would wait for a dead one.
-    socket.immediate = 1
     # Twice the window, because libzmq learns what a pipe's reader has taken in steps of half the mark.
-    socket.sndhwm = socket.rcvhwm = 2 * inflight_max
-    socket.heartbeat_ivl = _HEARTBEAT_MS
-    dealer = Dealer(socket, own_context, servers_max=len(endpoints))
-    for endpoint in endpoints:
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            dealer.close()
-            raise ServerUnreachable(f"cannot connect to {endpoint!r}: {zmq.strerror(error.errno or 0)}") from None
+    socket = dealer_socket(context, queue_max=2 * inflight_max)
+    dealer = Dealer(socket, own_context)
+    try:
+        for endpoint in endpoints:
+            connect_socket(socket, endpoint)
+    except BaseException:
+        dealer.close()
+        raise
     return dealer

@@ -1,6 +1,6 @@
 """What a request can fail with: always a NarsilError. Arguments that cannot be sent are a plain ValueError."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from narsil_transport.status import Refusal, Status
 
@@ -10,7 +10,15 @@ class NarsilError(Exception):
 
 
 class ServerUnreachable(NarsilError, ConnectionError):
-    """The request was never sent: the endpoint is malformed, or no server there took it in time."""
+    """The endpoint is malformed, or no server there took the request in time. It was never sent, but for ServerLost."""
+
+
+class HandshakeRefused(ServerUnreachable):
+    """The server refused the connection: this client's key is not authorized, or the two do not agree on security."""
+
+
+class ServerLost(ServerUnreachable):
+    """The request was sent and its server has gone, and no other answered in its place. It may have done the work."""
 
 
 class RequestTimeout(NarsilError, TimeoutError):
@@ -54,7 +62,7 @@ class UnknownModel(Refused):
 
 
 class TooLarge(Refused):
-    """More rows, or more ids in one row, than the server takes."""
+    """More rows, more ids in one row or by a user's part, or more bytes in shared memory, than the server takes."""
 
 
 class OutOfRange(Refused):
@@ -74,7 +82,7 @@ class WouldMiss(DeadlineExceeded):
 
 
 class Overloaded(Refused):
-    """The queue is full."""
+    """The queue or the window of this client is full, or the server is short of memory."""
 
 
 class Draining(Refused):
@@ -87,6 +95,10 @@ class Unavailable(Refused):
 
 class Cancelled(Refused):
     """The request was cancelled before it was launched."""
+
+
+class Unauthorized(Refused):
+    """The server no longer serves this client's key."""
 
 
 class ServerError(Refused):
@@ -107,6 +119,7 @@ _CLASSES: Mapping[Status, type[Refused]] = {
     Status.UNAVAILABLE: Unavailable,
     Status.INTERNAL: ServerError,
     Status.CANCELLED: Cancelled,
+    Status.UNAUTHORIZED: Unauthorized,
 }
 
 
@@ -116,9 +129,9 @@ def refused(refusal: Refusal) -> Refused:
     return kind(refusal.status, refusal.detail, refusal.retry_after_us, refusal.predicted_us)
 
 
-def unreachable(endpoints: Sequence[str]) -> ServerUnreachable:
+def unreachable(servers: str) -> ServerUnreachable:
     """For a request that no server took."""
-    return ServerUnreachable(f"no server took the request in time: {', '.join(endpoints)}")
+    return ServerUnreachable(f"no server took the request in time: {servers}")
 
 
 def no_room(inflight: int) -> RequestTimeout:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from narsil_client.session import Call
+from narsil_client.call import Call
 from narsil_transport.messages import Floats, ScoresReply, StageTimes
 
 
