@@ -1,14 +1,18 @@
-# make serve | make test | make check | make venv: everything else is narsil-graph --help.
+# make serve | make test | make cpp-test | make check | make venv: everything else is narsil-graph --help.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check venv bench gpu-check clean
+.PHONY: serve test cpp-test check venv bench gpu-check clean
 
 serve: .venv/serving
 	$(BIN)/narsil-graph serve
 
 test: check
 	$(BIN)/pytest
+
+# The C++ client and narsil-load under sanitizers, and against the Python server; wants Debian packages (clients/cpp/test.sh).
+cpp-test: .venv/developing
+	clients/cpp/test.sh build/cpp
 
 check: .venv/developing
 	$(BIN)/ruff check
@@ -40,4 +44,4 @@ gpu-check:
 	touch $@ .venv/serving
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
