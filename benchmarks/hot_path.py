@@ -31,7 +31,7 @@ from narsil_transport.admission import Admitted, admit
 from narsil_transport.batcher import Batch, Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder, parse_rows
 from narsil_transport.cost import CostModel, LaunchCost
-from narsil_transport.router import Router
+from narsil_transport.router import Route, Router
 from narsil_transport.wire import InferRequest, decode_request, encode_request, encode_scores
 
 DEPTH = 64
@@ -128,7 +128,7 @@ def stage_by_stage(server: Server) -> dict[str, int]:
     now_ns = time.monotonic_ns()
     clock = Clock()
     assert server.router.wait(1000)
-    arrived = server.router.receive()
+    arrived = [*server.router.receive()]
     clock.lap("receive")
     assert len(arrived) == DEPTH, f"{len(arrived)} of {DEPTH} requests had arrived"
     decoded = [decode_request(message.header, message.tensors) for message in arrived]
@@ -179,7 +179,8 @@ def answer(server: Server, batches: list[Batch], clock: Clock) -> None:
         ]
         clock.lap("scatter + encode")
         for route, frames in replies:
-            server.send(route, frames)
+            assert isinstance(route, Route)
+            server.router.send(route, frames)
         clock.lap("send")
 
 
