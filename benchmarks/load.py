@@ -61,7 +61,7 @@ def messages(spec: ModelSpec, *, rows: int, in_flight: int) -> list[list[Message
 def closed_loop(
     endpoints: Sequence[str], places: Sequence[Sequence[Message]], *, rows: int, seconds: float, echo: bool = False
 ) -> Load:
-    """Keep every place in flight for ``seconds``, after a warm-up of a fifth. An ``echo`` is not decoded.
+    """Keep every place in flight for ``seconds``, after a warm-up of a fifth. Of an ``echo`` only the launch is read.
 
     Times run from before the first frame is sent to after the last is received: decoding a reply is not in them.
     Raises RuntimeError on a refusal or a silent server.
@@ -90,6 +90,9 @@ def closed_loop(
         if frames is None:
             raise RuntimeError(f"no reply in {REPLY_WAIT_MS} ms from {', '.join(endpoints)}")
         place = 0
+        if echo and now_ns >= begin_ns:
+            # Its first eight bytes, little-endian: the nanoseconds of a launch if it made one, or zero.
+            load.launch_us.append(int.from_bytes(frames[0][:8], "little") / 1e3)
         if not echo:
             reply = decode_reply(frames)
             if not isinstance(reply, ScoresReply):

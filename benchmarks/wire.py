@@ -1,9 +1,8 @@
 """What the wire costs: around a forward, with CURVE, through shared memory, and user features sent once.
 
-python benchmarks/wire.py [--load clients/cpp/build/load/narsil-load]
+python benchmarks/wire.py [--load build/release/load/narsil-load]
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from benchmarks import machine
 from benchmarks.load import Message, closed_loop, messages
 from benchmarks.machine import ROOT, SEED, interval, ratio_text
 from benchmarks.processes import Process, Served, pinned, two_cpus
+from benchmarks.small_model import save_small
 from narsil_client import Client
 from narsil_graph.engine.synthetic import one_hot_request
 from narsil_graph.model.spec import ModelSpec
@@ -32,6 +32,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 ECHO_BYTES = ("82", "400", "0")
 CURVE_BYTES = (256, 16_384, 131_072)
 PAYLOAD_BYTES = (16_384, 65_536, 262_144, 1_048_576)
+BARE = "the same, with the forward in it"
 Us = list[float]
 
 
@@ -43,7 +44,9 @@ def main() -> None:
     spec = load_model(machine.made(options.model)).spec
     rounds, seconds = (2, 0.2) if options.quick else (7, 1.0)
     with tempfile.TemporaryDirectory(prefix="narsil-") as folder:
-        round_trips(options, report, spec, folder, rounds, seconds)
+        load, small = options.load, save_small(spec, Path(folder) / "small")
+        for title, model in (("the reference model", options.model), ("a model that launches next to nothing", small)):
+            report.table(f"round trip, one in flight: {title}", round_trips(model, load, spec, folder, rounds, seconds))
         curve(report, rounds, seconds)
         shared_memory(report, spec, folder, rounds, seconds)
     report.table("bytes of a request of 100 rows, one id per feature (int32)", user_once())
@@ -51,18 +54,28 @@ def main() -> None:
 
 
 def round_trips(
-    options: argparse.Namespace, report: machine.Report, spec: ModelSpec, folder: str, rounds: int, seconds: float
-) -> None:
-    """One request in flight: a bare echo, and the server by raw frames, by the Python client and by the C++ one."""
-    model, load = options.model, options.load
+    model: Path, load: Path | None, spec: ModelSpec, folder: str, rounds: int, seconds: float
+) -> list[dict[str, object]]:
+    """One request in flight: bare echoes, and the server by raw frames, by the Python client and by the C++ one.
+
+    The echo that launches the same forward leaves the server's caches, and its client asleep, as the server does.
+    """
     server_cpu, client_cpu = two_cpus()
     bind, echo = f"ipc://{folder}/served", f"ipc://{folder}/echo"
     places = messages(spec, rows=ROWS, in_flight=1)
     found: dict[str, list[tuple[float, float]]] = {}
+    launching = f"ipc://{folder}/launching"
     echo_command = [sys.executable, str(PEERS / "zmq_echo.py"), echo, *ECHO_BYTES]
-    with Served(model, bind, cpu=server_cpu), Process(echo_command, cpu=server_cpu), pinned(client_cpu):
+    launch_command = [sys.executable, str(PEERS / "forward_echo.py"), launching, str(model), str(ROWS)]
+    with (
+        Served(model, bind, cpu=server_cpu),
+        Process(echo_command, cpu=server_cpu),
+        Process(launch_command, cpu=server_cpu),
+        pinned(client_cpu),
+    ):
         sides: dict[str, Callable[[], tuple[float, float]]] = {
-            "bare ROUTER and DEALER": lambda: _echoed(echo, places, seconds),
+            "bare ROUTER and DEALER": lambda: _by_hand(echo, places, seconds, echo=True),
+            BARE: lambda: _by_hand(launching, places, seconds, echo=True),
             "server, frames by hand": lambda: _by_hand(bind, places, seconds),
             "server, Python client": lambda: _by_python(bind, spec, seconds),
         }
@@ -71,7 +84,7 @@ def round_trips(
         for _ in range(rounds):
             for name, measured in sides.items():
                 found.setdefault(name, []).append(measured())
-    bare = [whole for whole, _ in found["bare ROUTER and DEALER"]]
+    bare = [outside for _, outside in found[BARE]]
     python = [whole for whole, _ in found["server, Python client"]]
     rows: list[dict[str, object]] = []
     for name, each in found.items():
@@ -82,20 +95,17 @@ def round_trips(
                 "side": name,
                 "p50 us": float(np.median(whole)),
                 "outside the launch p50 us": f"{middle:.0f} [{low:.0f}, {high:.0f}]",
-                "that less the bare echo us": float(np.median(np.subtract(outside, bare))),
+                "that less the launching echo's us": float(np.median(np.subtract(outside, bare))),
                 "p50 / Python client's": ratio_text(whole, python),
             }
         )
-    report.table("round trip, one in flight", rows)
+    return rows
 
 
-def _echoed(bind: str, places: Sequence[Sequence[Message]], seconds: float) -> tuple[float, float]:
-    whole = closed_loop([bind], places, rows=ROWS, seconds=seconds, echo=True).round_trip(0.5)
-    return whole, whole
-
-
-def _by_hand(bind: str, places: Sequence[Sequence[Message]], seconds: float) -> tuple[float, float]:
-    load = closed_loop([bind], places, rows=ROWS, seconds=seconds)
+def _by_hand(
+    bind: str, places: Sequence[Sequence[Message]], seconds: float, *, echo: bool = False
+) -> tuple[float, float]:
+    load = closed_loop([bind], places, rows=ROWS, seconds=seconds, echo=echo)
     return load.round_trip(0.5), float(np.median(load.beyond_launch_us()))
 
 
