@@ -25,7 +25,7 @@ venv: .venv/developing
 
 # The benchmarks of benchmarks/README.md that need nothing but this machine; about ten minutes on two cores.
 bench: .venv/developing
-	$(BIN)/pip install --quiet --editable '.[cpu,bench]'
+	$(BIN)/pip install --quiet --editable '.[cpu,bench,peers]'
 	$(BIN)/python benchmarks/run.py
 
 # Tests, doctor and replay benchmark on a CUDA machine, with the packages that .venv or $(PYTHON) has; installs nothing.

@@ -1,0 +1,1 @@
+"""Load, A/B comparison and profiles of running servers, ours or others'."""
