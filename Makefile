@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test cpp-test check venv bench gpu-check clean
+.PHONY: serve test cpp-test check venv bench bench-gate gpu-check clean
 
 serve: .venv/serving
 	$(BIN)/narsil-graph serve
@@ -27,6 +27,10 @@ venv: .venv/developing
 bench: .venv/developing
 	$(BIN)/pip install --quiet --editable '.[cpu,bench,peers]'
 	$(BIN)/python benchmarks/run.py
+
+# Ratios of this run against benchmarks/gates.toml, under three minutes on two cores; fails on what is beyond its noise.
+bench-gate: .venv/developing
+	$(BIN)/python benchmarks/gate.py
 
 # Tests, doctor and replay benchmark on a CUDA machine, with the packages that .venv or $(PYTHON) has; installs nothing.
 gpu-check:

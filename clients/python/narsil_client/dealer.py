@@ -118,7 +118,9 @@ def connect_socket(socket: zmq.SyncSocket, endpoint: str) -> None:
         raise ServerUnreachable(f"cannot connect to {endpoint!r}: {zmq.strerror(error.errno or 0)}") from None
 
 
-def connect(endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncContext | None) -> Dealer:
+def connect(
+    endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncContext | None, keys: CurveKeys | None = None
+) -> Dealer:
     """A bare DEALER, in a context of its own if none is given, that gives each of these servers its turn.
 
     For tools that count and time messages themselves: nothing is known of connections. Raises ServerUnreachable where
@@ -128,7 +130,7 @@ def connect(endpoints: Sequence[str], *, inflight_max: int, context: zmq.SyncCon
     if context is None:
         context = own_context = zmq.Context()
     # Twice the window, because libzmq learns what a pipe's reader has taken in steps of half the mark.
-    socket = dealer_socket(context, queue_max=2 * inflight_max)
+    socket = dealer_socket(context, queue_max=2 * inflight_max, keys=keys)
     dealer = Dealer(socket, own_context)
     try:
         for endpoint in endpoints:

@@ -1,0 +1,219 @@
+"""`narsil-graph bench load`: what a server makes of a load."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from narsil_graph.commands import MODEL_PATH, POSITIVE
+from narsil_graph.errors import Failure, UsageFailure
+
+if TYPE_CHECKING:
+    from narsil_client.curve import Curve
+    from narsil_graph.bench.find_max import Found
+    from narsil_graph.bench.load import Loader
+    from narsil_graph.bench.load_result import LoadResult
+    from narsil_graph.bench.requests import RequestPool
+    from narsil_graph.bench.subject import Subject
+    from narsil_graph.model.spec import ModelSpec
+    from narsil_graph.simulation.arrivals import Arrivals
+
+POSITIVE_NUMBER = click.FloatRange(min=0, min_open=True)
+SECONDS, CLOSED_IN_FLIGHT = 10.0, 16
+# Of an open loop: more wait here than any server by its defaults takes of one client.
+OPEN_IN_FLIGHT_MAX = 4096
+COLUMNS = 78
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("endpoints", nargs=-1, required=True, metavar="ENDPOINT...")
+@click.option("--arrivals", type=click.Choice(["poisson", "fixed", "bursty", "trace", "closed"]), default="poisson",
+              help="When requests are sent; closed: so many are always under way.")  # fmt: skip
+@click.option("--rate", type=POSITIVE_NUMBER, default=None, help="Requests per second: poisson, fixed and bursty.")
+@click.option("--trace", type=MODEL_PATH, default=None, help="Recorded traffic for trace: of serve --record.")
+@click.option("--rate-scale", type=POSITIVE_NUMBER, default=1.0, help="So many times the trace's rate.")
+@click.option("--in-flight", type=POSITIVE, default=None, show_default=f"{CLOSED_IN_FLIGHT} of closed",
+              help="Requests under way: always, of closed; at most, of the others.")  # fmt: skip
+@click.option("--sizes", default="mlperf", metavar="KIND",
+              help="Rows of drawn requests: constant:ROWS, lognormal:MEDIAN:SIGMA[:MAX] or mlperf.")  # fmt: skip
+@click.option("--seconds", type=POSITIVE_NUMBER, default=None, show_default=f"{SECONDS:g}; all of a trace",
+              help="How long it lasts; with --find-max each trial.")  # fmt: skip
+@click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="Before it, not counted.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed asks the same at the same times.")
+@click.option("--deadline-us", type=POSITIVE, default=None, help="The budget that each request names.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=5.0,
+              help="Seconds until a request counts as failed.")  # fmt: skip
+@click.option("--connections", type=POSITIVE, default=1, help="To each endpoint.")
+@click.option("--find-max", is_flag=True, help="Find the highest rate that meets --slo-p99-us.")
+@click.option("--slo-p99-us", type=POSITIVE, default=None, help="Within this 99% of all requests are to be answered.")
+@click.option("--server-pid", "pids", type=POSITIVE, multiple=True, help="Count this process' CPU time; may repeat.")
+@click.option("--curve-server-key", default=None, metavar="KEY", help="The server's public key, 40 characters.")
+@click.option("--curve-secret-key", type=MODEL_PATH, default=None, help="With it: this client's NAME.key_secret.")
+@click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the numbers to this file, too.")
+@click.option("--png", type=MODEL_PATH, default=None, help="Draw percentiles, time line and stages.")
+def load(endpoints: tuple[str, ...], report: Path | None, png: Path | None, **options: Any) -> None:
+    """Send requests to the servers at ENDPOINT... and print how late the answers come.
+
+    Latency counts from when a request was to be sent, so that waiting for a slow server counts as well.
+    """
+    from narsil_graph.bench.narsil import fetch_spec, narsil_subject
+
+    _check(options, report, png)
+    trace, curve = _trace(options), _curve(options)
+    spec, *others = (fetch_spec(endpoint, curve=curve) for endpoint in endpoints)
+    if any(other != spec for other in others):
+        raise UsageFailure("the servers at these endpoints have different models")
+    in_flight = options["in_flight"] or (CLOSED_IN_FLIGHT if options["arrivals"] == "closed" else OPEN_IN_FLIGHT_MAX)
+    subject = narsil_subject(
+        endpoints * options["connections"],
+        in_flight,
+        timeout_s=options["timeout_s"],
+        deadline_us=options["deadline_us"],
+        curve=curve,
+    )
+    try:
+        with _Line() as line:
+            loader = _loader(subject, line, _pool(spec, trace, options), options)
+            found = _searched(loader, line, options) if options["find_max"] else None
+            result = found.result if found is not None else _loaded(loader, in_flight, trace, options)
+    finally:
+        subject.close()
+    if found is not None and found.rate is not None:
+        click.echo(f"at most {found.rate:.1f} requests/s with a p99 of {options['slo_p99_us']} us")
+    if result is not None:
+        click.echo(result.text())
+    _write(loader, found, result, report, png, options | {"endpoints": endpoints})
+    if found is not None and found.rate is None:
+        raise Failure(f"no rate that was tried has a p99 of {options['slo_p99_us']} us")
+    if result is not None and result.latency is None:
+        raise Failure("no request was answered")
+
+
+def _check(options: dict[str, Any], report: Path | None, png: Path | None) -> None:
+    """What would be found out only after the load. Raises UsageFailure."""
+    from narsil_graph.bench.cpu_seconds import cpu_seconds
+
+    kind, timed = options["arrivals"], options["arrivals"] in ("poisson", "fixed", "bursty")
+    if options["find_max"] and (not timed or options["slo_p99_us"] is None or options["rate"] is not None):
+        raise UsageFailure("--find-max wants --slo-p99-us, arrivals poisson, fixed or bursty, and no --rate")
+    if not options["find_max"] and timed != (options["rate"] is not None):
+        raise UsageFailure(f"--arrivals {kind} wants {'a' if timed else 'no'} --rate")
+    if (kind == "trace") != (options["trace"] is not None):
+        raise UsageFailure("--arrivals trace wants a --trace, and the others none")
+    cpu_seconds(options["pids"])
+    for path in (report, png):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageFailure(f"cannot write {path}: there is no such folder")
+    if png is not None:
+        from narsil_graph.bench.load_plot import figures
+
+        figures()
+
+
+def _trace(options: dict[str, Any]) -> "Arrivals | None":
+    from narsil_graph.bench.load import recorded
+
+    path = options["trace"]
+    return None if path is None else recorded(path, options["rate_scale"], options["seconds"])
+
+
+def _curve(options: dict[str, Any]) -> "Curve | None":
+    from narsil_client.curve import Curve
+
+    key, secret = options["curve_server_key"], options["curve_secret_key"]
+    if (key is None) != (secret is None):
+        raise UsageFailure("--curve-server-key and --curve-secret-key want each other")
+    try:
+        return None if key is None else Curve(key, secret)
+    except ValueError as error:
+        raise UsageFailure(str(error)) from None
+
+
+def _pool(spec: "ModelSpec", trace: "Arrivals | None", options: dict[str, Any]) -> "RequestPool":
+    from narsil_graph.bench.requests import RequestPool
+    from narsil_graph.simulation.arrivals import parse_sizes
+
+    if trace is not None:
+        return RequestPool.recorded(spec, trace.rows, options["seed"])
+    return RequestPool(spec, parse_sizes(options["sizes"]), options["seed"])
+
+
+def _loader(subject: "Subject", line: "_Line", pool: "RequestPool", options: dict[str, Any]) -> "Loader":
+    from narsil_graph.bench.load import Loader
+    from narsil_graph.bench.progress import Watched
+
+    watched = Watched(subject, line.show) if line.shown else subject
+    return Loader(watched, pool, seed=options["seed"], warm_up_s=options["warm_up_s"], pids=options["pids"])
+
+
+def _searched(loader: "Loader", line: "_Line", options: dict[str, Any]) -> "Found":
+    return loader.find_max(options["arrivals"], options["slo_p99_us"], options["seconds"] or SECONDS, line.tell)
+
+
+def _loaded(loader: "Loader", in_flight: int, trace: "Arrivals | None", options: dict[str, Any]) -> "LoadResult":
+    from narsil_graph.bench.load import drawn
+
+    if trace is not None:
+        return loader.recorded(trace.arrival_ns)
+    seconds = options["seconds"] or SECONDS
+    if options["arrivals"] == "closed":
+        return loader.closed(in_flight, seconds)
+    return loader.open(drawn(options["arrivals"], options["rate"]), seconds)
+
+
+def _write(
+    loader: "Loader",
+    found: "Found | None",
+    result: "LoadResult | None",
+    report: Path | None,
+    png: Path | None,
+    options: dict[str, Any],
+) -> None:
+    if png is not None:
+        from narsil_graph.bench.load_plot import plot
+
+        plot(loader.log, png)
+    if report is None:
+        return
+    from narsil_graph import __version__
+    from narsil_graph.machine_id import machine_id
+
+    told: dict[str, Any] = {
+        "version": __version__,
+        "machine": machine_id("cpu"),
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "result": None if result is None else result.to_dict(),
+        "find_max": None if found is None else found.to_dict(),
+    }
+    try:
+        report.write_text(json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        raise Failure(f"cannot write {report}: {error.strerror}") from None
+
+
+class _Line:
+    """The progress line of a terminal's standard error, and none elsewhere; left, it is wiped."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """In the place of what was shown before."""
+        print(f"\r{text:<{COLUMNS}.{COLUMNS}}", end="", file=sys.stderr, flush=True)
+
+    def tell(self, text: str) -> None:
+        """On a line of its own, that stays."""
+        self._wipe()
+        click.echo(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wipe()
+
+    def _wipe(self) -> None:
+        if self.shown:
+            print(f"\r{'':<{COLUMNS}}\r", end="", file=sys.stderr, flush=True)
