@@ -3,6 +3,7 @@
 import click
 
 from narsil_graph import __version__
+from narsil_graph.commands.bench import bench
 from narsil_graph.commands.conformance import conformance
 from narsil_graph.commands.doctor import doctor
 from narsil_graph.commands.keygen import keygen
@@ -33,5 +34,6 @@ for command in (
     plan,
     simulate,
     conformance,
+    bench,
 ):
     cli.add_command(command)

@@ -36,8 +36,21 @@ def describe(server: "Server", request: ControlRequest, now_ns: int) -> bytes:
             "connections_max": server.router.connections.maximum,
         },
         "buckets": [[bucket.rows, bucket.ids] for bucket in server.engine.captured_ladder.buckets],
-        "missing_buckets": [[bucket.rows, bucket.ids] for bucket in server.lazy.missing],
+        "missing_buckets": [[bucket.rows, bucket.ids] for bucket in server.main.lazy.missing],
         "counters": counters,
         "cost": server.schedule.cost.to_dict(),
     }
+    if server.main.tally is not None:
+        meta["variants"] = variants_of(server)
     return encode_metadata(MetadataReply(request.request_id, server.version, meta), window)
+
+
+def variants_of(server: "Server") -> dict[str, object]:
+    """What each of the server's models has done, by name."""
+    split = server.variants[1:]
+    roles = [
+        ("main", server.main),
+        *(("split", each) for each in split),
+        *(("shadow", each) for each in server.shadows),
+    ]
+    return {each.tally.name: each.to_dict(role) for role, each in roles if each.tally is not None}

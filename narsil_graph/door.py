@@ -1,10 +1,10 @@
 """What becomes of a message that has come: it enters the queue, is answered at once, or is refused."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from narsil_graph.replies import Replies
-from narsil_graph.schedule import Schedule
+from narsil_graph.variants import Split, Variant
 from narsil_transport.admission import Admitted, ModelLimits, admit
 from narsil_transport.messages import AttachRequest, CancelRequest, ControlRequest, InferRequest, Refused, Span
 from narsil_transport.router import Message, Route, Router
@@ -25,6 +25,8 @@ GONE = Refusal(Status.CANCELLED, "the client has gone")
 class Door:
     """Decides by what it is told: ``draining`` and ``memory_short`` are the server's to set.
 
+    Requests go to the first of ``variants``, or to the one that ``split`` chooses. ``replies`` are for what no variant
+    has accepted.
     ``describe`` gives the one frame that answers a HEALTH or METADATA question. Without ``segments`` no shared memory
     is offered.
     """
@@ -33,7 +35,8 @@ class Door:
         self,
         *,
         router: Router,
-        schedule: Schedule,
+        variants: Sequence[Variant],
+        split: Split | None,
         limits: ModelLimits,
         replies: Replies,
         describe: Callable[[ControlRequest, int], bytes],
@@ -42,7 +45,8 @@ class Door:
         self.draining = False
         self.memory_short = False
         self._router = router
-        self._schedule = schedule
+        self._variants = variants
+        self._split = split
         self._limits = limits
         self._replies = replies
         self._describe = describe
@@ -97,7 +101,8 @@ class Door:
         closed = self._closed()
         if closed is not None:
             return closed
-        schedule, peers = self._schedule, self._router.peers
+        variant = self._variants[0] if self._split is None else self._split.choose(request, route)
+        schedule, peers = variant.schedule, self._router.peers
         if not peers.enter(route.identity):
             return self._window_full
         outcome = admit(
@@ -118,16 +123,18 @@ class Door:
         def given_up(queued: Admitted) -> bool:
             return _identity(queued) == identity and queued.request.request_id == request_id
 
-        for admitted in self._schedule.batcher.cancel(given_up):
-            self._replies.dropped(admitted, CANCELLED)
+        for variant in self._variants:
+            for admitted in variant.schedule.batcher.cancel(given_up):
+                variant.answers.dropped(admitted, CANCELLED)
 
     def forget(self, gone: Collection[bytes]) -> None:
         """Free what these peers have queued, for nobody waits for it, and their shared memory."""
         if self._segments is not None:
             for identity in gone:
                 self._segments.forget(identity)
-        for admitted in self._schedule.batcher.cancel(lambda queued: _identity(queued) in gone):
-            self._replies.dropped(admitted, GONE)
+        for variant in self._variants:
+            for admitted in variant.schedule.batcher.cancel(lambda queued: _identity(queued) in gone):
+                variant.answers.dropped(admitted, GONE)
 
 
 def _identity(queued: Admitted) -> bytes:

@@ -72,5 +72,9 @@ class Counters:
                 "handshakes_failed": connections.handshakes_failed,
                 "memory_cuts": memory_cuts,
             },
-            "buckets": {str(bucket_rows): asdict(launches) for bucket_rows, launches in sorted(self._launches.items())},
+            "buckets": self.buckets(),
         }
+
+    def buckets(self) -> dict[str, object]:
+        """`Launches` by bucket rows, ready for msgpack."""
+        return {str(bucket_rows): asdict(launches) for bucket_rows, launches in sorted(self._launches.items())}

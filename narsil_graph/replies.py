@@ -4,6 +4,7 @@ import time
 
 from narsil_graph.metrics import Counters
 from narsil_graph.schedule import Schedule
+from narsil_graph.variants_tally import Tally
 from narsil_transport.admission import Admitted
 from narsil_transport.messages import WINDOW_START, AttachReply, Floats, StageTimes
 from narsil_transport.router import Route, Router
@@ -12,14 +13,21 @@ from narsil_transport.wire import encode_attached, encode_refusal, encode_scores
 
 
 class Replies:
-    """Sends scores and refusals through ``router``. ``window`` is what each says of it: nothing, where clients know."""
+    """Sends scores and refusals through ``router``. ``window`` is what each says of it: nothing, where clients know.
 
-    def __init__(self, router: Router, *, schedule: Schedule, counters: Counters, version: str) -> None:
+    With a ``tally`` there are several models: scores are counted there, and say by its name which one they are of.
+    """
+
+    def __init__(
+        self, router: Router, *, schedule: Schedule, counters: Counters, version: str, tally: Tally | None = None
+    ) -> None:
         self.window = None if router.peers.window == WINDOW_START else router.peers.window
         self._router = router
         self._schedule = schedule
         self._counters = counters
         self._version = version
+        self._tally = tally
+        self._variant = None if tally is None else tally.name
 
     def scored(
         self, admitted: Admitted, scores: Floats, times: StageTimes, *, bucket_rows: int, rows_filled: int, now_ns: int
@@ -38,7 +46,11 @@ class Replies:
             request.traceparent,
             scores,
             self.window,
+            self._variant,
         )
+        if self._tally is not None:
+            self._tally.scored(scores, times)
+            self._tally.server.add(times.server_us)
         self._router.send(route, frames)
         self._router.peers.left(route.identity)
 

@@ -2,14 +2,12 @@
 
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from narsil_graph.control import describe
 from narsil_graph.door import Door
 from narsil_graph.engine.engine import Engine, Launched
 from narsil_graph.engine.launcher import DeviceFault
-from narsil_graph.engine.scatter import Scatter
 from narsil_graph.in_flight import InFlight, stage_times
 from narsil_graph.lazy_capture import LazyCapture
 from narsil_graph.memory_watch import LOOK_MS, MemoryWatch, Pressure
@@ -19,6 +17,8 @@ from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS, LAUNCH_TIMEOUT_NS, 
 from narsil_graph.replies import Replies
 from narsil_graph.schedule import Schedule
 from narsil_graph.stop_signals import StopSignals
+from narsil_graph.variants import MAIN, Comparison, Split, Variant
+from narsil_graph.variants_tally import Tally
 from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batch, Settings
 from narsil_transport.buckets import Bucket
@@ -28,6 +28,7 @@ from narsil_transport.status import Refusal, Status
 
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
+STOPPING = Refusal(Status.DRAINING, "the server stops before its shadow has scored this")
 EXPIRED = Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue")
 
 
@@ -36,6 +37,9 @@ class Server:
 
     The engine has captured its largest bucket at least, and the batcher has the ladder of those that are captured.
     While nothing else is to do, the server captures the others; ``verify`` raises a Failure if one scores wrongly.
+    All this is the ``main`` variant. ``others`` take a share of the requests in its place, or are shadows: they score
+    what it has answered, one launch at a time and only while nobody waits, so that a request which comes meanwhile
+    waits for no more than that launch.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Server:
         verify: Callable[[Bucket], object],
         memory: MemoryWatch | None = None,
         segments: Segments | None = None,
+        others: Sequence[Variant] = (),
     ) -> None:
         self.router = router
         self.engine = engine
@@ -61,19 +66,31 @@ class Server:
         self.counters = counters
         self.memory = memory
         self.segments = segments
-        self.replies = Replies(router, schedule=schedule, counters=counters, version=model.version)
+        tally = Tally(MAIN) if others else None
+        self.replies = Replies(router, schedule=schedule, counters=counters, version=model.version, tally=tally)
+        self.main = Variant(
+            model=model,
+            engine=engine,
+            schedule=schedule,
+            counters=counters,
+            lazy=LazyCapture(engine, verify),
+            answers=self.replies,
+            tally=tally,
+            share=1.0 - sum(other.share for other in others),
+        )
+        split = [other for other in others if other.share]
+        self.shadows = [other for other in others if not other.share]
+        self.variants = [self.main, *split]
         self.door = Door(
             router=router,
-            schedule=schedule,
+            variants=self.variants,
+            split=Split(self.main, split) if split else None,
             limits=limits,
             replies=self.replies,
             describe=lambda request, now_ns: describe(self, request, now_ns),
             segments=segments,
         )
-        self.lazy = LazyCapture(engine, verify)
-        self.scatter = Scatter()
-        self.in_flight: deque[InFlight] = deque()
-        self.last_launch_ns = 0
+        self.in_flight = self.main.in_flight
         self.started_ns = time.monotonic_ns()
 
     def run(self, stop: StopSignals) -> None:
@@ -92,7 +109,7 @@ class Server:
 
     def idle_wait_ms(self) -> int:
         """How long a silence may last before it is used, or before memory is looked at."""
-        if self.lazy.missing or self.schedule.replanner is not None:
+        if any(variant.lazy.missing or variant.schedule.replanner for variant in (*self.variants, *self.shadows)):
             return CAPTURE_WAIT_MS
         return IDLE_WAIT_MS if self.memory is None else LOOK_MS
 
@@ -101,23 +118,45 @@ class Server:
 
         False if there was nothing to do, for at most ``idle_wait_ms``.
         """
-        in_flight, batcher = self.in_flight, self.batcher
-        queued, flights = batcher.pending_requests, len(in_flight)
-        arrived = self.router.wait(self.wait_ms(queued, flights, idle_wait_ms))
+        waiting = self.waiting()
+        arrived = self.router.wait(self.wait_ms(waiting, idle_wait_ms))
         now_ns = self.take_in() if arrived else time.monotonic_ns()
         if self.memory is not None:
             self.guard(self.memory.look(now_ns))
         if self.router.peers.gone:
             self.door.forget(self.router.peers.take_gone())
+        self.turn(self.main, now_ns)
+        for variant in self.variants[1:]:
+            self.turn(variant, time.monotonic_ns())
+        if self.shadows:
+            self.shadow(arrived)
+        return arrived or bool(waiting)
+
+    def turn(self, variant: Variant, now_ns: int) -> None:
+        """Launch what the engine has room for, answer what has landed."""
+        batcher = variant.schedule.batcher
         for late in batcher.expired(now_ns):
-            self.replies.dropped(late, EXPIRED)
-        while self.engine.room and (batch := batcher.take(now_ns)) is not None:
-            self.launch(batch)
-        # A copy: what has landed leaves the queue. In the order of launch, though lanes may overtake each other.
-        for flying in tuple(in_flight):
-            self.land(flying)
-        self.schedule.adjust(now_ns)
-        return arrived or bool(queued or flights)
+            variant.answers.dropped(late, EXPIRED)
+        while variant.engine.room and (batch := batcher.take(now_ns)) is not None:
+            self.launch(variant, batch)
+        self.land(variant)
+        variant.schedule.adjust(now_ns)
+
+    def waiting(self) -> list[Variant]:
+        """Those that have something queued or in flight; the shadows' turn is when no other has."""
+        busy = [variant for variant in self.variants if variant.busy]
+        return busy or [shadow for shadow in self.shadows if shadow.busy]
+
+    def shadow(self, arrived: bool) -> None:
+        """Let the shadow with the longest queue launch, if nothing has come and nothing else waits or flies."""
+        longest = max(self.shadows, key=lambda shadow: shadow.schedule.batcher.pending_rows)
+        idle = not any(variant.busy for variant in self.variants) and all(shadow.engine.idle for shadow in self.shadows)
+        if idle and not arrived:
+            batch = longest.schedule.batcher.take(time.monotonic_ns())
+            if batch is not None:
+                self.launch(longest, batch)
+        for shadow in self.shadows:
+            self.land(shadow)
 
     def take_in(self) -> int:
         """Receive and accept what has come, for a while. The time afterwards, ns; what a request took is learned."""
@@ -129,22 +168,25 @@ class Server:
             now_ns = time.monotonic_ns()
             if now_ns - begin_ns > TURN_NS:
                 break
-        self.schedule.cost.observe_requests(count, now_ns - begin_ns)
+        for variant in self.variants:
+            variant.schedule.cost.observe_requests(count, now_ns - begin_ns)
         return now_ns
 
-    def wait_ms(self, queued: int, flights: int, idle_ms: int) -> int:
-        """How long the next look at the socket may wait."""
-        if not (queued or flights):
-            return idle_ms
-        now_ns = time.monotonic_ns()
-        wake_ns = self.batcher.wake_ns(now_ns)
-        return patience_ms(
-            queued=queued,
-            in_flight=flights,
-            since_launch_ns=now_ns - self.last_launch_ns,
-            linger_ns=0 if wake_ns is None else max(wake_ns - now_ns, 0),
-            idle_ms=idle_ms,
-        )
+    def wait_ms(self, waiting: Sequence[Variant], idle_ms: int) -> int:
+        """How long the next look at the socket may wait, with so much to do."""
+        now_ns = time.monotonic_ns() if waiting else 0
+        for variant in waiting:
+            batcher = variant.schedule.batcher
+            wake_ns = batcher.wake_ns(now_ns)
+            patience = patience_ms(
+                queued=batcher.pending_requests,
+                in_flight=len(variant.in_flight),
+                since_launch_ns=now_ns - variant.last_launch_ns,
+                linger_ns=0 if wake_ns is None else max(wake_ns - now_ns, 0),
+                idle_ms=idle_ms,
+            )
+            idle_ms = min(idle_ms, patience)
+        return idle_ms
 
     def guard(self, pressure: Pressure) -> None:
         """Refuse new work while memory is short; where that is not enough, let go of what peers have sent in part."""
@@ -158,47 +200,49 @@ class Server:
             for problem in self.router.security.reload():
                 print(f"narsil-graph: {problem}", file=sys.stderr)
 
-    def launch(self, batch: Batch) -> None:
+    def launch(self, variant: Variant, batch: Batch) -> None:
         """Fill a free slot and launch it."""
-        self.last_launch_ns = begin_ns = time.monotonic_ns()
+        variant.last_launch_ns = begin_ns = time.monotonic_ns()
         try:
-            flight = self.engine.submit(
+            flight = variant.engine.submit(
                 batch.bucket, [(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces]
             )
         except Exception:
-            self.fail(batch)
+            self.fail(variant, batch)
             raise
-        alone = self.schedule.lanes.launched(batch.bucket, flight.slot.lane, begin_ns)
-        self.in_flight.append(InFlight(batch, flight, begin_ns, alone))
-        if self.lazy.missing:
-            self.lazy.note(batch)
+        alone = variant.schedule.lanes.launched(batch.bucket, flight.slot.lane, begin_ns)
+        variant.in_flight.append(InFlight(batch, flight, begin_ns, alone))
+        if variant.lazy.missing:
+            variant.lazy.note(batch)
 
-    def land(self, flying: InFlight) -> None:
-        """Answer a launch that has finished; its slot is free once the replies hold its scores."""
-        flight = flying.flight
-        try:
-            if not self.engine.landed(flight):
-                if time.monotonic_ns() - flying.begin_ns > LAUNCH_TIMEOUT_NS:
-                    raise DeviceFault(f"a launch has not finished in {LAUNCH_TIMEOUT_NS / 1e9:.0f} s")
-                return
-            launched = self.engine.read(flight)
-        except Exception:
-            self.fail()
-            raise
-        self.in_flight.remove(flying)
-        self.answer(flying, launched)
-        self.engine.release(flight)
+    def land(self, variant: Variant) -> None:
+        """Answer the launches that have finished; a slot is free once the replies hold its scores."""
+        engine = variant.engine
+        # A copy: what has landed leaves the queue. In the order of launch, though lanes may overtake each other.
+        for flying in tuple(variant.in_flight):
+            try:
+                if not engine.landed(flying.flight):
+                    if time.monotonic_ns() - flying.begin_ns > LAUNCH_TIMEOUT_NS:
+                        raise DeviceFault(f"a launch has not finished in {LAUNCH_TIMEOUT_NS / 1e9:.0f} s")
+                    continue
+                launched = engine.read(flying.flight)
+            except Exception:
+                self.fail(variant)
+                raise
+            variant.in_flight.remove(flying)
+            self.answer(variant, flying, launched)
+            engine.release(flying.flight)
 
-    def answer(self, flying: InFlight, launched: Launched) -> None:
+    def answer(self, variant: Variant, flying: InFlight, launched: Launched) -> None:
         """Scatter, reply."""
-        batch = flying.batch
-        self.counters.launched(batch.bucket, batch.rows)
+        batch, schedule = flying.batch, variant.schedule
+        variant.counters.launched(batch.bucket, batch.rows)
         landed_ns = time.monotonic_ns()
         taken_ns, lane = launched.fill_ns + launched.launch_ns, flying.flight.slot.lane
-        self.schedule.lanes.landed(batch.bucket, lane, taken_ns, landed_ns, alone=flying.alone)
-        finished_all = self.scatter.split(batch, launched.scores)
+        schedule.lanes.landed(batch.bucket, lane, taken_ns, landed_ns, alone=flying.alone)
+        finished_all = variant.scatter.split(batch, launched.scores)
         for finished in finished_all:
-            self.replies.scored(
+            variant.answers.scored(
                 finished.admitted,
                 finished.scores,
                 stage_times(finished.admitted, launched, flying.begin_ns, landed_ns),
@@ -206,55 +250,50 @@ class Server:
                 rows_filled=batch.rows,
                 now_ns=landed_ns,
             )
-        self.schedule.cost.observe_replies(len(finished_all), time.monotonic_ns() - landed_ns)
+        schedule.cost.observe_replies(len(finished_all), time.monotonic_ns() - landed_ns)
+        if variant is self.main and not self.door.draining:
+            for shadow in self.shadows:
+                assert isinstance(shadow.answers, Comparison)
+                shadow.answers.offer(finished_all)
 
     def use_the_silence(self) -> None:
         """Let go of dead clients' memory; capture one missing bucket, or take up a better ladder and capture that."""
         if self.segments is not None:
             self.segments.sweep()
-        replanner = self.schedule.replanner
+        everyone = (*self.variants, *self.shadows)
+        incomplete = [variant for variant in everyone if variant.lazy.missing]
         try:
-            if self.lazy.missing:
-                ladder = self.lazy.capture_next()
-                if ladder is not None:
-                    self.batcher.use(ladder)
-            elif replanner is not None:
-                better = replanner.propose(time.monotonic_ns(), self.schedule.cost, self.engine.ladder)
-                if better is not None and (ladder := self.lazy.pursue(better)) is not None:
-                    self.batcher.use(ladder)
+            for variant in incomplete[:1] or everyone:
+                variant.improve(time.monotonic_ns())
         except Exception:
-            self.fail()
+            self.fail(self.main)
             raise
 
-    def fail(self, *launching: Batch) -> None:
-        """The engine broke: everyone who waits is told so before the process ends, and the engine is left alone."""
-        self.batcher.tune(Settings())  # or take would let some linger
-        lost = [*(flying.batch for flying in self.in_flight), *launching]
-        self.in_flight.clear()
-        queued = self.batcher.cancel(lambda admitted: True)
-        # What cannot be cancelled: the rest of a request that was split.
-        while (batch := self.batcher.take(time.monotonic_ns())) is not None:
-            lost.append(batch)
-        # A request that was split is in several batches.
-        waiting = {id(piece.admitted): piece.admitted for batch in lost for piece in batch.pieces}
-        waiting |= {id(admitted): admitted for admitted in queued}
+    def fail(self, broken: Variant, *launching: Batch) -> None:
+        """An engine broke: everyone who waits is told so before the process ends, and the engines are left alone.
+
+        ``launching`` were on their way to the broken one.
+        """
         refusal = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
-        for admitted in waiting.values():
-            self.replies.dropped(admitted, refusal)
+        for variant in (*self.variants, *self.shadows):
+            for admitted in variant.give_up(launching if variant is broken else (), time.monotonic_ns()):
+                variant.answers.dropped(admitted, refusal)
         self.drain()
 
     def unanswered(self) -> int:
         """Requests that were accepted and wait for their reply, queued or in flight."""
-        in_flight = {id(piece.admitted) for flying in self.in_flight for piece in flying.batch.pieces}
-        # A request that is being cut is in both places.
-        return self.batcher.pending_requests + len(in_flight - {id(cut) for cut in self.batcher.cuts})
+        return sum(variant.unanswered() for variant in self.variants)
 
     def drain(self) -> None:
-        """Answer every accepted request and refuse what still arrives."""
+        """Answer every accepted request and refuse what still arrives. What shadows have not scored is dropped."""
         self.door.draining = True
-        self.batcher.tune(Settings())  # nothing more is worth waiting for
+        for variant in self.variants:
+            variant.schedule.batcher.tune(Settings())  # nothing more is worth waiting for
+        for shadow in self.shadows:
+            for admitted in shadow.give_up((), time.monotonic_ns()):
+                shadow.answers.dropped(admitted, STOPPING)
         for _ in range(DRAIN_ROUNDS_MAX):
-            while self.in_flight or self.batcher.pending_requests:
+            while any(variant.busy for variant in self.variants):
                 self.step(0)
             if not self.router.wait(0):
                 return

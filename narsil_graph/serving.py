@@ -3,86 +3,34 @@
 import gc
 import resource
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 from narsil_graph.bind_check import check_libzmq
-from narsil_graph.build import EngineConfig, build_engine, graph_memory
-from narsil_graph.engine.engine import Engine
+from narsil_graph.build import graph_memory
 from narsil_graph.errors import UsageFailure
-from narsil_graph.lazy_capture import tell_captured
-from narsil_graph.limits import limits_of
-from narsil_graph.listening import ListenConfig, opened
+from narsil_graph.lazy_capture import LazyCapture
+from narsil_graph.listening import opened
 from narsil_graph.machine_id import machine_id
-from narsil_graph.measure_cost import measure, measure_bucket
 from narsil_graph.metrics import Counters
 from narsil_graph.model.weights import Model, load_model
+from narsil_graph.prepared import Prepared, ids_per_row, prepare
 from narsil_graph.ready_file import tell_ready
 from narsil_graph.replan import Replanner
+from narsil_graph.replies import Replies
 from narsil_graph.schedule import Schedule
+from narsil_graph.serve_config import ServeConfig
 from narsil_graph.server import Server
 from narsil_graph.slo import SloController
-from narsil_graph.start_check import StartCheck
 from narsil_graph.stop_signals import StopSignals
 from narsil_graph.trace import Recorder, TraceHeader
+from narsil_graph.variants import Answers, Comparison, Variant
+from narsil_graph.variants_config import VariantConfig, difference_of
+from narsil_graph.variants_tally import Tally
 from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batcher, Mode, Settings
-from narsil_transport.buckets import Bucket, BucketLadder
-from narsil_transport.cost import CostModel
+from narsil_transport.buckets import BucketLadder
 from narsil_transport.header import REQUEST_HEADER_BYTES_MAX
 from narsil_transport.router import Router
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """Everything that `narsil-graph serve` can be told; the command line checks each value."""
-
-    model: Path
-    listen: ListenConfig
-    engine: EngineConfig
-    threads: int
-    mode: Mode
-    queue_rows_max: int
-    request_rows_max: int
-    allow_nonfinite: bool
-    deadline_us: int | None
-    linger_us: int
-    slo_p99_us: int | None
-    record: Path | None
-    record_mib: int
-    replan: bool
-    lazy_capture: bool
-    hot_buckets: tuple[int, ...]
-    ready_file: Path | None
-    dry_run: bool
-
-    def __post_init__(self) -> None:
-        if self.request_rows_max > self.queue_rows_max:
-            raise UsageFailure(
-                f"--request-rows-max {self.request_rows_max} exceeds --queue-rows-max {self.queue_rows_max}: "
-                "such a request would always be refused"
-            )
-        if self.hot_buckets and not self.lazy_capture:
-            raise UsageFailure("--hot-buckets are those captured first with --lazy-capture; without it all are")
-        if self.linger_us and self.slo_p99_us is not None:
-            raise UsageFailure("--slo-p99-us sets the linger itself: leave --linger-us out")
-        unknown = sorted(set(self.hot_buckets) - set(self.engine.bucket_rows))
-        if unknown:
-            raise UsageFailure(f"--hot-buckets {unknown[0]} is not one of --buckets")
-
-    def captured_first(self, ladder: BucketLadder) -> list[Bucket]:
-        """The buckets that must be there before the first request, largest first; the largest covers them all."""
-        if not self.lazy_capture:
-            return list(reversed(ladder.buckets))
-        first = {*self.hot_buckets, ladder.rows_max}
-        return [bucket for bucket in reversed(ladder.buckets) if bucket.rows in first]
-
-
-def ids_per_row(ladder: BucketLadder) -> int:
-    """What the buckets have room for in every row of a full batch."""
-    return ladder.ids_max // ladder.rows_max
 
 
 def frame_bytes_max(limits: ModelLimits, ladder: BucketLadder) -> int:
@@ -97,127 +45,161 @@ def serve(config: ServeConfig) -> None:
     # Before anything that takes long, so that a wrong key is told at once.
     security = config.listen.security()
     model = load_model(config.model)
-    engine = build_engine(model, config.engine)
-    counters = Counters(eager=engine.launcher.eager)
-    check = StartCheck(model, engine, config.engine.precision, counters)
-    error = capture_first(config, engine, check)
-    limits = limits_of(
-        model.spec,
-        rows_max=config.request_rows_max,
-        ids_per_row_max=engine.ladder.ids_max,
-        expanded_ids_max=config.request_rows_max * ids_per_row(engine.ladder),
-        allow_nonfinite=config.allow_nonfinite,
-    )
-    cost = measure(engine, model, limits)
+    models = loaded(config, model)
+    main = prepare(config, model, config.engine)
+    limits, ladder = main.limits, main.engine.ladder
     router = config.listen.router(
-        frames_bytes_max=frame_bytes_max(limits, engine.ladder),
+        frames_bytes_max=frame_bytes_max(limits, ladder),
         # Inline mode answers each request before it looks at the next.
         receive_max=1 if config.mode is Mode.INLINE else 1024,
         security=security,
     )
     with ExitStack() as closing:
-        schedule = scheduled(config, engine, cost, model, closing)
+        recorder = recording(config, main, closing)
+        others = [
+            further(config, given, prepare(config, other, given.engine), router, main.counters, recorder)
+            for given, other in zip(config.variants, models, strict=True)
+        ]
         # What start-up made (200,000 objects of torch) is no garbage: a collection must not walk it between requests.
         gc.collect()
         gc.freeze()
         server = Server(
             router=router,
-            engine=engine,
-            schedule=schedule,
+            engine=main.engine,
+            schedule=scheduled(config, main, recorder),
             limits=limits,
             model=model,
-            counters=counters,
-            verify=learning(engine, model, check, cost),
+            counters=main.counters,
+            verify=main.learn,
             memory=config.listen.memory_watch(),
             segments=config.listen.segments(router.frames_bytes_max),
+            others=others,
         )
         opened(router)
         closing.callback(router.close)
         # A stop signal that follows the ready line at once is a drain already.
         with StopSignals(reloads=security is not None) as stop:
-            tell_ready(ready_line(config, router, server, error, time.perf_counter() - begin), config.ready_file)
+            tell_ready(ready_line(config, router, server, main.error, time.perf_counter() - begin), config.ready_file)
             if not config.dry_run:
                 server.run(stop)
 
 
-def learning(engine: Engine, model: Model, check: StartCheck, cost: CostModel) -> Callable[[Bucket], None]:
-    """Checks a bucket that was captured late, and measures it."""
-
-    def learn(bucket: Bucket) -> None:
-        check(bucket)
-        cost.add(bucket, measure_bucket(engine, model, bucket))
-
-    return learn
-
-
-def capture_first(config: ServeConfig, engine: Engine, check: StartCheck) -> float:
-    """Capture and check the buckets that must be there before the first request; the largest error of their scores."""
-    first = config.captured_first(engine.ladder)
-    engine.prepare()
-    for bucket in first:
-        tell_captured(bucket, engine.capture(bucket))
-    return max(check(bucket) for bucket in first)
+def loaded(config: ServeConfig, main: Model) -> list[Model]:
+    """The variants' models, each file read once. A UsageFailure where one takes other requests than the main model."""
+    models = {config.model: main}
+    for given in config.variants:
+        if given.model not in models:
+            models[given.model] = load_model(given.model)
+        difference = difference_of(main.spec, models[given.model].spec)
+        if difference is not None:
+            raise UsageFailure(f"--variant {given.name} cannot take the requests of {config.model}: {difference}")
+    return [models[given.model] for given in config.variants]
 
 
-def scheduled(config: ServeConfig, engine: Engine, cost: CostModel, model: Model, closing: ExitStack) -> Schedule:
-    """The batcher and who watches it, as configured; ``closing`` ends the recording."""
-    ladder = engine.captured_ladder
-    slo = recorder = None
+def recording(config: ServeConfig, main: Prepared, closing: ExitStack) -> Recorder | None:
+    """Whoever writes the trace, if asked for; ``closing`` ends it."""
+    if config.record is None:
+        return None
+    header = TraceHeader(
+        model=main.model.spec.name,
+        version=main.model.version,
+        machine=machine_id(config.engine.device),
+        ladder=main.engine.ladder,
+        started_unix_ns=time.time_ns(),
+    )
+    began_ns = time.monotonic_ns()
+    recorder = Recorder(config.record, header=header, size_mib_max=config.record_mib, began_ns=began_ns)
+    closing.callback(recorder.close)
+    return recorder
+
+
+def scheduled(config: ServeConfig, prepared: Prepared, recorder: Recorder | None) -> Schedule:
+    """The batcher and who watches it, as configured."""
+    engine, cost = prepared.engine, prepared.cost
+    slo = None
     if config.slo_p99_us is not None:
         try:
             slo = SloController(
-                slo_p99_ns=config.slo_p99_us * 1000, cost=cost, ladder=ladder, slots=engine.launcher.slots_per_lane
+                slo_p99_ns=config.slo_p99_us * 1000,
+                cost=cost,
+                ladder=engine.captured_ladder,
+                slots=engine.launcher.slots_per_lane,
             )
         except ValueError as error:
             raise UsageFailure(f"--slo-p99-us {config.slo_p99_us}: {error}") from None
-    if config.record is not None:
-        header = TraceHeader(
-            model=model.spec.name,
-            version=model.version,
-            machine=machine_id(config.engine.device),
-            ladder=engine.ladder,
-            started_unix_ns=time.time_ns(),
-        )
-        began_ns = time.monotonic_ns()
-        recorder = Recorder(config.record, header=header, size_mib_max=config.record_mib, began_ns=began_ns)
-        closing.callback(recorder.close)
     return Schedule(
-        Batcher(
-            ladder=ladder,
-            cost=cost,
-            mode=config.mode,
-            queue_rows_max=config.queue_rows_max,
-            settings=Settings(linger_ns=config.linger_us * 1000) if slo is None else slo.settings,
-        ),
+        queue(config, prepared, Settings(linger_ns=config.linger_us * 1000) if slo is None else slo.settings),
         cost,
         lanes=engine.lanes,
         default_deadline_us=config.deadline_us or config.slo_p99_us,
         slo=slo,
         recorder=recorder,
-        replanner=replanning(config, engine.ladder, model) if config.replan else None,
+        replanner=replanning(prepared) if config.replan else None,
     )
 
 
-def replanning(config: ServeConfig, ladder: BucketLadder, model: Model) -> Replanner:
+def queue(config: ServeConfig, prepared: Prepared, settings: Settings) -> Batcher:
+    """An empty batcher."""
+    return Batcher(
+        ladder=prepared.engine.captured_ladder,
+        cost=prepared.cost,
+        mode=config.mode,
+        queue_rows_max=config.queue_rows_max,
+        settings=settings,
+    )
+
+
+def further(
+    config: ServeConfig,
+    given: VariantConfig,
+    prepared: Prepared,
+    router: Router,
+    replied: Counters,
+    recorder: Recorder | None,
+) -> Variant:
+    """A variant beside the main one; ``replied`` counts the server's replies. Nobody watches a shadow's queue."""
+    tally, engine, model = Tally(given.name), prepared.engine, prepared.model
+    answers: Answers
+    if given.share:
+        schedule = scheduled(config, prepared, recorder)
+        answers = Replies(router, schedule=schedule, counters=replied, version=model.version, tally=tally)
+    else:
+        schedule = Schedule(queue(config, prepared, Settings()), prepared.cost, lanes=engine.lanes)
+        answers = Comparison(schedule, tally)
+    return Variant(
+        model=model,
+        engine=engine,
+        schedule=schedule,
+        counters=prepared.counters,
+        lazy=LazyCapture(engine, prepared.learn),
+        answers=answers,
+        tally=tally,
+        share=given.share,
+    )
+
+
+def replanning(prepared: Prepared) -> Replanner:
     """Within --graph-memory, if that is given: graphs are never freed one by one, so all that ever were count."""
-    budget_mib = config.engine.graph_memory_mib
+    ladder, budget_mib = prepared.engine.ladder, prepared.config.graph_memory_mib
     if budget_mib is None:
         return Replanner(ladder)
     return Replanner(
-        ladder, fits=lambda every: graph_memory(model, config.engine, every).total_bytes <= budget_mib * 2**20
+        ladder,
+        fits=lambda every: graph_memory(prepared.model, prepared.config, every).total_bytes <= budget_mib * 2**20,
     )
 
 
 def ready_line(config: ServeConfig, router: Router, server: Server, error: float, seconds: float) -> str:
     """Who serves what, how, and at what cost."""
     engine, model = config.engine, server.model
+    variants = f"variants={','.join(given.line() for given in config.variants)} " if config.variants else ""
     graphs = f"kernels={engine.kernels.value} lanes={engine.lanes} slots={engine.slots} "
     return (
         f"ready {router.endpoint} model={model.spec.name} version={model.version} device={engine.device} "
         f"{graphs if engine.device == 'cuda' else ''}"
         f"engine={engine.engine} precision={engine.precision.value} threads={config.threads} mode={config.mode.value} "
         f"buckets={','.join(str(bucket.rows) for bucket in server.engine.captured_ladder.buckets)} "
-        f"error={error:.1e} {server.counters.line()} seconds={seconds:.2f} mib={resident_mib():.0f}"
+        f"{variants}error={error:.1e} {server.counters.line()} seconds={seconds:.2f} mib={resident_mib():.0f}"
     )
 
 

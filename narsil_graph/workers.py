@@ -138,6 +138,9 @@ def _arguments(context: click.Context) -> list[str]:
         value = context.params.get(option.name or "")
         if option.name in ("workers", "bind", "ready_file", "config", "record") or value is None or value is False:
             continue
+        if option.multiple:
+            arguments += [word for each in value for word in (option.opts[0], str(each))]
+            continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         arguments += [option.opts[0]] if value is True else [option.opts[0], text]
     return arguments

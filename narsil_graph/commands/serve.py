@@ -39,7 +39,12 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
             raise click.UsageError(f"--config {path} has the unknown key {key!r}{hint}")
         if isinstance(value, dict):
             raise click.UsageError(f"--config {path}: {key!r} is a table, want one value")
-    context.default_map = {key: _as_text(value) for key, value in values.items()}
+    lists = {parameter.name for parameter in context.command.params if parameter.multiple}
+    context.default_map = {key: _as_texts(value) if key in lists else _as_text(value) for key, value in values.items()}
+
+
+def _as_texts(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def _as_text(value: Any) -> str:
@@ -97,6 +102,12 @@ def _as_text(value: Any) -> str:
               help="With --lazy-capture: batch sizes to capture before the first request.")  # fmt: skip
 @click.option("--ready-file", type=MODEL_PATH, default=None, envvar="NARSIL_READY_FILE",
               help="Written with the ready line once requests are served.")  # fmt: skip
+@click.option("--variant", multiple=True, envvar="NARSIL_VARIANT", metavar="NAME=MODEL[,precision=P][,kernels=K]",
+              help="A further model that takes the same requests; the one of --model is A.")  # fmt: skip
+@click.option("--shadow", multiple=True, envvar="NARSIL_SHADOW", metavar="NAME",
+              help="Let this variant score what A has answered, when nothing waits, and compare.")  # fmt: skip
+@click.option("--split", multiple=True, envvar="NARSIL_SPLIT", metavar="NAME=PERCENT%",
+              help="Let this variant score so many of the requests in A's place, by their key.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Load, capture, check, bind, and exit 0.")
 def serve(workers: int, **options: Any) -> None:
     """Serve a model over ZeroMQ until SIGTERM or SIGINT."""
@@ -106,20 +117,26 @@ def serve(workers: int, **options: Any) -> None:
     if options["ready_file"] is not None:
         options["ready_file"].unlink(missing_ok=True)
     listen = listen_config(options)
+    texts = {name: options.pop(name) for name in ("variant", "shadow", "split")}
     if workers > 1:
         from narsil_graph.workers import supervise
 
         supervise(click.get_current_context(), workers)
         return
     threads.prepare(options["threads"])
-    from narsil_graph.serving import ServeConfig
+    from narsil_graph.serve_config import ServeConfig
     from narsil_graph.serving import serve as run
+    from narsil_graph.variants_config import parse_variants
     from narsil_transport.batcher import Mode
 
     threads.pin_torch(options["threads"])
     options["mode"] = Mode(options["mode"])
     options["hot_buckets"] = options["hot_buckets"] or ()
-    run(ServeConfig(engine=engine_config(options), listen=listen, **options))
+    options["engine"] = engine_config(options)
+    options["variants"] = parse_variants(
+        texts["variant"], shadows=texts["shadow"], splits=texts["split"], engine=options["engine"]
+    )
+    run(ServeConfig(listen=listen, **options))
 
 
 def listen_config(options: dict[str, Any]) -> "ListenConfig":

@@ -85,6 +85,7 @@ def test_an_empty_list_of_values_is_integers() -> None:
         ({"dense": DENSE, "ids": IDS, "deadline_us": 0}, "deadline_us of at least 1"),
         ({"dense": DENSE, "ids": IDS, "priority": "urgent"}, "priority interactive or bulk, got 'urgent'"),
         ({"dense": DENSE, "ids": IDS, "traceparent": "0" * 65}, "at most 64 characters"),
+        ({"dense": DENSE, "ids": IDS, "key": "k" * 65}, "want a key of at most 64 characters, got 65"),
     ],
 )
 def test_what_cannot_be_sent_is_a_value_error(arguments: InferArguments, text: str) -> None:

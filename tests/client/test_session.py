@@ -47,13 +47,13 @@ def refusal_of(request_id: int, status: Status) -> list[bytes]:
 
 
 def test_frames_are_the_request_with_its_id() -> None:
-    request = infer_request(dense=DENSE, ids=IDS, model="m", deadline_us=7, priority="bulk", traceparent="tp")
+    request = infer_request(dense=DENSE, ids=IDS, model="m", deadline_us=7, priority="bulk", traceparent="tp", key="u1")
     call = connected(1).begin(request, ScoresReply, now_ns=0, expires_ns=1)
     header, *tensors = call.frames
     decoded = decode_request(header, tensors)
     assert isinstance(decoded, InferRequest)
     assert (decoded.request_id, decoded.model, decoded.deadline_us) == (call.request_id, "m", 7)
-    assert (decoded.priority, decoded.traceparent) == (Priority.BULK, "tp")
+    assert (decoded.priority, decoded.traceparent, decoded.key) == (Priority.BULK, "tp", "u1")
     assert decoded.dense.tolist() == DENSE
 
 

@@ -64,11 +64,13 @@ def _requests() -> list[Case]:
     full = InferRequest((1 << 64) - 1, "dlrm", 20_000, TRACEPARENT, DENSE, IDS.astype("<i8"), None, None)
     multi_hot = InferRequest(2, "dlrm", None, None, DENSE, None, LENGTHS, VALUES)
     bulk = InferRequest(8, "", None, None, DENSE, IDS, None, None, Priority.BULK)
+    keyed = InferRequest(12, "", None, None, DENSE, IDS, None, None, key="user-17")
     empty_bags = InferRequest(3, "", None, None, DENSE, None, np.zeros_like(LENGTHS), VALUES[:0].astype("<i4"))
     requests: dict[str, InferRequest | ControlRequest] = {
         "infer_ids_i4": ONE_HOT,
         "infer_ids_i8_every_field": full,
         "infer_bulk": bulk,
+        "infer_keyed": keyed,
         "infer_bags_i8": multi_hot,
         "infer_bags_all_empty": empty_bags,
         "health": ControlRequest(4, Operation.HEALTH),
@@ -100,6 +102,8 @@ def _malformed() -> list[Case]:
         bad("deadline_zero", _header({"id": 9, "d": 0, "t": specs}), dense, ids),
         bad("priority_value", _header({"id": 9, "p": 2, "t": specs}), dense, ids),
         bad("priority_boolean", _header({"id": 9, "p": True, "t": specs}), dense, ids),
+        bad("key_number", _header({"id": 9, "k": 17, "t": specs}), dense, ids),
+        bad("key_long", _header({"id": 9, "k": "x" * 65, "t": specs}), dense, ids),
         bad("cancel_no_id", _header({}, operation=Operation.CANCEL)),
         bad("cancel_with_tensor", _header({"id": 9}, operation=Operation.CANCEL), ids),
         bad("tensor_missing", good, dense),
@@ -122,6 +126,7 @@ def _replies() -> list[Case]:
         "metadata": [encode_metadata(MetadataReply(5, "v7", {"name": "dlrm", "dense_width": 13, "rows": [4, 8]}))],
         "attached": [encode_attached(AttachReply(11, "v7", SEGMENT))],
         "scores_window": encode_scores(1, "v7", 4, 3, TIMES, None, scores, window=256),
+        "scores_variant": encode_scores(1, "v7", 4, 3, TIMES, None, scores, variant="B"),
         "health_window": [encode_health(HealthReply(4, "v7", HealthState.READY, 3, 12.5, window=1))],
         "metadata_window": [encode_metadata(MetadataReply(5, "v7", {"window": 256}, window=256))],
         "attached_window": [encode_attached(AttachReply(11, "v7", SEGMENT, window=256))],
@@ -154,9 +159,15 @@ def _bad_replies() -> list[Case]:
         bad("attached_with_a_status", Operation.ATTACH, good | {"s": 9}),
         bad("refusal_without_a_status", 0, refusal | {"s": 0}),
         bad("operation", Operation.CANCEL, good),
+        Case("bad_reply_variant_number", "reply", (_variant_2(), scores)),
         Case("bad_reply_scores_short", "reply", (header, scores[:-1])),
         Case("bad_reply_scores_absent", "reply", (header,)),
     ]
+
+
+def _variant_2() -> bytes:
+    fields = {"id": 1, "s": 0, "v": "v7", "b": 4, "f": 3, "us": TIMES, "variant": 2}
+    return prelude(Operation.INFER | REPLY_BIT) + msgpack.packb(fields)
 
 
 def write(folder: Path) -> None:

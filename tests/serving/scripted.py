@@ -19,6 +19,7 @@ from narsil_graph.model.weights import Model
 from narsil_graph.schedule import Schedule
 from narsil_graph.server import Server
 from narsil_graph.stop_signals import StopSignals
+from narsil_graph.variants import Variant
 from narsil_transport.batcher import Batcher, Mode
 from narsil_transport.buckets import Bucket, BucketLadder
 from narsil_transport.cost import CostModel, LaunchCost
@@ -164,6 +165,7 @@ def bench(
     memory: MemoryWatch | None = None,
     verify: Callable[[Bucket], object] = lambda bucket: None,
     schedule: Callable[[Engine], Schedule] | None = None,
+    others: Callable[[Router, Counters], Sequence[Variant]] = lambda router, counters: (),
 ) -> Generator[Bench]:
     """Buckets of these ``rows``, of which those of ``captured`` rows are captured (all, if it is None)."""
     engine = Engine(launcher, BucketLadder.from_rows(rows, ids_per_row=len(model.spec.sparse_features)))
@@ -183,15 +185,17 @@ def bench(
         ) as router,
         Peer("inproc://server", context=context) as peer,
     ):
+        counters = Counters(eager=launcher.eager)
         server = Server(
             router=router,
             engine=engine,
             schedule=scheduled(engine, mode=mode) if schedule is None else schedule(engine),
             limits=limits_of(model.spec, rows_max=64, ids_per_row_max=engine.ladder.ids_max),
             model=model,
-            counters=Counters(eager=launcher.eager),
+            counters=counters,
             verify=verify,
             memory=memory,
+            others=others(router, counters),
         )
         yield Bench(server, peer, launcher, context)
 

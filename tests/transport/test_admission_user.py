@@ -40,9 +40,10 @@ def test_expanded_request_is_the_plain_one_to_the_bit(pair: Pair) -> None:
 def test_everything_else_of_the_request_is_kept() -> None:
     request = user_once()
     request.request_id, request.model, request.deadline_us, request.traceparent = 9, "dlrm", 4, "00-a"
+    request.key = "u1"
     plain = admitted(request).request
     assert (plain.request_id, plain.model, plain.deadline_us, plain.traceparent) == (9, "dlrm", 4, "00-a")
-    assert plain.priority is request.priority
+    assert plain.priority is request.priority and plain.key == "u1"
 
 
 def test_ids_are_int64_if_either_part_is() -> None:

@@ -96,7 +96,8 @@ class InferRequest:
 
     dense float32 [n, D], ids int32|int64 [n, T], lengths int32 [n, T], values int32|int64 [nnz], sample-major.
     With a `user` part these hold the other columns and features only. A decoded request's arrays are read-only views of
-    its frames. `deadline_us` counts from receipt.
+    its frames. `deadline_us` counts from receipt. Requests of one `key` are scored by the same variant of a server
+    that splits them over several.
     """
 
     request_id: int
@@ -109,6 +110,7 @@ class InferRequest:
     values: Ids | None
     priority: Priority = Priority.INTERACTIVE
     user: UserPart | None = None
+    key: str | None = None
 
     @property
     def rows(self) -> int:
@@ -170,7 +172,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoresReply:
-    """The scores float32 [n] of one request, and the batch they were computed in."""
+    """The scores float32 [n] of one request, their batch, and which variant of a server with several gave them."""
 
     request_id: int
     version: str
@@ -180,6 +182,7 @@ class ScoresReply:
     traceparent: str | None
     scores: Floats
     window: int | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ def expanded(
         lengths,
         values,
         request.priority,
+        key=request.key,
     )
 
 

@@ -34,6 +34,7 @@ from narsil_transport.wire_replies import (
     encode_scores,
 )
 from narsil_transport.wire_requests import (
+    KEY_CHARS_MAX,
     SPAN_BYTES_MAX,
     TENSORS_MAX,
     TRACEPARENT_CHARS_MAX,
@@ -47,6 +48,7 @@ from narsil_transport.wire_requests import (
 
 # A peer needs one import: the values that these modules read and write are given out with them.
 __all__ = [
+    "KEY_CHARS_MAX",
     "SPAN_BYTES_MAX",
     "TENSORS_MAX",
     "TRACEPARENT_CHARS_MAX",

@@ -56,6 +56,7 @@ def encode_scores(
     traceparent: str | None,
     scores: Floats,
     window: int | None = None,
+    variant: str | None = None,
 ) -> tuple[bytes, bytes]:
     """Header and scores frame. The scores are copied, so the caller may reuse their buffer at once."""
     fields: dict[str, Any] = {
@@ -70,6 +71,8 @@ def encode_scores(
         fields["tp"] = traceparent
     if window is not None:
         fields["w"] = window
+    if variant is not None:
+        fields["variant"] = variant
     return pack_header(_SCORES, fields), scores.tobytes()
 
 
@@ -151,7 +154,8 @@ def _scores(request_id: int, version: str, fields: Mapping[str, Any], frame: Fra
         raise WireError(f"scores want a multiple of {_F4.itemsize} bytes, got {len(frame)}")
     scores = np.ndarray(len(frame) // _F4.itemsize, _F4, frame)
     traceparent = optional_text(fields, "tp")
-    return ScoresReply(request_id, version, bucket_rows, rows_filled, StageTimes(*times), traceparent, scores, window)
+    stages, variant = StageTimes(*times), optional_text(fields, "variant")
+    return ScoresReply(request_id, version, bucket_rows, rows_filled, stages, traceparent, scores, window, variant)
 
 
 def _refusal(status: int, fields: Mapping[str, Any]) -> Refusal:

@@ -38,6 +38,7 @@ from narsil_transport.wire_user import items_of, masks_of, read_user, tensors_of
 # than one beyond that.
 TENSORS_MAX = 6
 TRACEPARENT_CHARS_MAX = 64
+KEY_CHARS_MAX = 64
 # What one request may make a server copy out of shared memory, which costs a client nothing to reserve. The largest
 # request of a server by its defaults is a twentieth of it.
 SPAN_BYTES_MAX = 1 << 26
@@ -106,6 +107,7 @@ def _infer(
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         raise WireError(f"'tp' wants at most {TRACEPARENT_CHARS_MAX} characters, got {len(traceparent)}")
     priority = _priority(fields["p"]) if "p" in fields else _INTERACTIVE
+    key = _key(fields) if "k" in fields else None
     if "x" in fields:
         fetched = _fetched(fields["x"], specs, tensors, fetch)
         if isinstance(fetched, Refusal):
@@ -132,13 +134,22 @@ def _infer(
         user = read_user(fields["u"], specs[item_tensors:], tensors[item_tensors:], width, features)
     elif not width or not features:
         raise WireError(f"want at least one dense column and one feature, got {width} and {features}")
-    return InferRequest(request_id, model or "", deadline_us, traceparent, dense, ids, lengths, values, priority, user)
+    return InferRequest(
+        request_id, model or "", deadline_us, traceparent, dense, ids, lengths, values, priority, user, key
+    )
 
 
 def _priority(value: object) -> Priority:
     if type(value) is not int or value not in (_INTERACTIVE, _BULK):
         raise WireError(f"'p' wants 0 (interactive) or 1 (bulk), not {brief(value)}")
     return Priority(value)
+
+
+def _key(fields: Mapping[str, Any]) -> str:
+    key = require_text(fields, "k")
+    if len(key) > KEY_CHARS_MAX:
+        raise WireError(f"'k' wants at most {KEY_CHARS_MAX} characters, got {len(key)}")
+    return key
 
 
 def _fetched(place: object, specs: list[Any], tensors: Sequence[Frame], fetch: Fetch | None) -> list[bytes] | Refusal:
@@ -207,6 +218,8 @@ def _infer_header(
         fields["tp"] = request.traceparent
     if request.priority is _BULK:
         fields["p"] = 1
+    if request.key is not None:
+        fields["k"] = request.key
     if request.user is not None:
         fields["u"] = masks_of(request.user)
     fields |= place

@@ -31,6 +31,7 @@ struct Describe {
                 {"times", {{"queue_us", times.queue_us}, {"fill_us", times.fill_us}, {"launch_us", times.launch_us},
                            {"read_us", times.read_us}, {"server_us", times.server_us}}},
                 {"traceparent", scores.traceparent.empty() ? Json() : Json(scores.traceparent)},
+                {"variant", scores.variant.empty() ? Json() : Json(scores.variant)},
                 {"scores", floats(scores.scores)}};
     }
     Json operator()(const Refusal& refusal) const {
@@ -104,6 +105,7 @@ std::vector<std::string> written(const Json& meaning) {
     request.model = meaning.at("model");
     if (!meaning.at("deadline_us").is_null()) request.deadline_us = meaning.at("deadline_us").get<std::uint64_t>();
     if (!meaning.at("traceparent").is_null()) request.traceparent = meaning.at("traceparent");
+    if (!meaning.at("key").is_null()) request.key = meaning.at("key");
     if (meaning.at("priority") == "BULK") request.priority = Priority::bulk;
     const auto& user = meaning.at("user");
     const auto id = meaning.at("request_id").get<std::uint64_t>();

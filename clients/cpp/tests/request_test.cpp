@@ -22,7 +22,7 @@ TEST_CASE("a request without a column or a feature is not sent") {
     CHECK_THROWS_AS(wire::encode_request(1, Features::one_hot(2, dense, View<std::int32_t>())), std::invalid_argument);
 }
 
-TEST_CASE("a deadline of nothing, a long traceparent, a long name or bytes that are no text are not sent") {
+TEST_CASE("a deadline of nothing, a long traceparent, key or name, or bytes that are no text are not sent") {
     Request request(Features::one_hot(2, dense, ids));
     request.deadline_us = 0;
     CHECK_THROWS_AS(wire::encode_request(1, request), std::invalid_argument);
@@ -30,6 +30,12 @@ TEST_CASE("a deadline of nothing, a long traceparent, a long name or bytes that 
     request.traceparent = std::string(65, 'x');
     CHECK_THROWS_AS(wire::encode_request(1, request), std::invalid_argument);
     request.traceparent = std::string(64, 'x');
+    CHECK(wire::encode_request(1, request).size() == 3);
+    request.key = std::string(65, 'x');
+    CHECK_THROWS_AS(wire::encode_request(1, request), std::invalid_argument);
+    request.key = "\xff";
+    CHECK_THROWS_AS(wire::encode_request(1, request), std::invalid_argument);
+    request.key = std::string(64, 'x');
     CHECK(wire::encode_request(1, request).size() == 3);
     request.model = std::string(5000, 'x');
     CHECK_THROWS_AS(wire::encode_request(1, request), std::invalid_argument);

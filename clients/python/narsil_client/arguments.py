@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from narsil_transport.messages import Floats, Ids, InferRequest, Lengths, Mask, Priority, UserPart
-from narsil_transport.wire import TRACEPARENT_CHARS_MAX
+from narsil_transport.wire import KEY_CHARS_MAX, TRACEPARENT_CHARS_MAX
 
 # 11 days: far beyond any use, and inside the 32-bit milliseconds of a ZeroMQ timeout.
 TIMEOUT_S_MAX = 1e6
@@ -49,6 +49,8 @@ class InferArguments(TypedDict, total=False):
     int64. `model` "" is the server's default. `deadline_us` is the server's budget in microseconds from receipt.
     `priority` "bulk" is for work that nobody waits for. `traceparent` is a W3C trace context of at most 64 characters.
     `user` takes the columns and features that all rows share; the arrays above are then [n, D - Du], [n, T - Tu].
+    `key`, of at most 64 characters, names whoever the request is for: a server that splits requests over variants
+    scores all of one key by the same.
     """
 
     dense: Required[npt.ArrayLike]
@@ -60,6 +62,7 @@ class InferArguments(TypedDict, total=False):
     priority: PriorityName
     traceparent: str | None
     user: User | None
+    key: str | None
 
 
 def infer_request(
@@ -73,6 +76,7 @@ def infer_request(
     priority: PriorityName = "interactive",
     traceparent: str | None = None,
     user: User | None = None,
+    key: str | None = None,
 ) -> InferRequest:
     """The request, not numbered yet. Raises ValueError in one sentence where the arguments cannot be sent."""
     if deadline_us is not None:
@@ -83,6 +87,8 @@ def infer_request(
         raise ValueError(f"want priority {' or '.join(_PRIORITIES)}, got {priority!r}")
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         raise ValueError(f"want a traceparent of at most {TRACEPARENT_CHARS_MAX} characters, got {len(traceparent)}")
+    if key is not None and len(key) > KEY_CHARS_MAX:
+        raise ValueError(f"want a key of at most {KEY_CHARS_MAX} characters, got {len(key)}")
     floats = _floats("dense", dense, 2)
     integers, counts, bags = _keyed("", ids, lengths, values, 2)
     name, keyed = ("ids", integers) if counts is None else ("lengths", counts)
@@ -98,7 +104,9 @@ def infer_request(
         raise ValueError(
             f"want at least one row, column and feature, got dense {floats.shape} and {name} {keyed.shape}"
         )
-    return InferRequest(0, model, deadline_us, traceparent, floats, integers, counts, bags, _PRIORITIES[priority], part)
+    return InferRequest(
+        0, model, deadline_us, traceparent, floats, integers, counts, bags, _PRIORITIES[priority], part, key
+    )
 
 
 def _user_part(user: User, columns: int, features: int) -> UserPart:

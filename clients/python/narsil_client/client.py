@@ -102,8 +102,9 @@ class Client:
     def predict(self, *, timeout_s: float | None = None, **arguments: Unpack[InferArguments]) -> Scores:
         """Score n rows: `dense` with `ids`, or with `lengths` and `values`.
 
-        The other keywords are `model`, `deadline_us`, `priority` and `traceparent`; InferArguments describes them
-        all. Raises ValueError, before anything is sent, where they cannot be, and otherwise a NarsilError.
+        The other keywords are `model`, `deadline_us`, `priority`, `traceparent`, `user` and `key`; InferArguments
+        describes them all. Raises ValueError, before anything is sent, where they cannot be, and otherwise a
+        NarsilError.
         """
         call = self._start(infer_request(**arguments), ScoresReply, timeout_s)
         self._wait(call, call.expires_ns)

@@ -24,9 +24,10 @@ inline Scores scores(const std::string& version, const Fields& fields, std::stri
     if (frame.size() % sizeof(float) != 0) throw WireError("scores want a multiple of 4 bytes");
     std::vector<float> values(frame.size() / sizeof(float));
     if (!values.empty()) std::memcpy(values.data(), frame.data(), frame.size());
-    const auto traceparent = fields.optional_text("tp");
+    const auto traceparent = fields.optional_text("tp"), variant = fields.optional_text("variant");
     const auto bucket_rows = fields.uint("b"), rows_filled = fields.uint("f");
-    return {std::move(values), bucket_rows, rows_filled, stage_times(fields), version, traceparent.value_or(""), 0};
+    return {std::move(values), bucket_rows, rows_filled, stage_times(fields), version,
+            traceparent.value_or(""), variant.value_or(""), 0};
 }
 
 inline Refusal refusal_of(std::uint64_t status, const Fields& fields) {

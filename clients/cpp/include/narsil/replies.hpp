@@ -30,6 +30,7 @@ struct Scores {
     StageTimes times;
     std::string version;
     std::string traceparent;  // "" is none
+    std::string variant;      // of a server with several models; "" is none
     double round_trip_us;     // at the client, from submission to the reply being read
 };
 

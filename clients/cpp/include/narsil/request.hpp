@@ -151,6 +151,7 @@ struct Request {
     Priority priority = Priority::interactive;
     std::string model{};            // "" is the server's default
     std::string traceparent{};      // W3C, at most 64 characters; "" is none
+    std::string key{};              // whom it is for, at most 64 bytes: one variant scores all of a key; "" is none
     const UserPart* user = nullptr;  // must live until the request has been submitted
 };
 

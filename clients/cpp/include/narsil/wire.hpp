@@ -29,6 +29,7 @@ using Message = std::vector<zmq::message_t>;
 enum class Operation : std::uint8_t { infer = 1, health = 2, metadata = 3, cancel = 4, attach = 6 };
 
 inline constexpr std::size_t traceparent_chars_max = 64;
+inline constexpr std::size_t key_bytes_max = 64;
 inline constexpr std::size_t request_header_bytes_max = 4096;
 // One more than any reply has, so that a message with too many is told apart.
 inline constexpr std::size_t reply_frames_max = 3;
@@ -139,8 +140,9 @@ inline void check(const Request& request) {
     if (request.traceparent.size() > traceparent_chars_max) {
         throw std::invalid_argument("want a traceparent of at most 64 characters");
     }
-    if (!narsil::detail::is_utf8(request.model) || !narsil::detail::is_utf8(request.traceparent)) {
-        throw std::invalid_argument("want model and traceparent in UTF-8");
+    if (request.key.size() > key_bytes_max) throw std::invalid_argument("want a key of at most 64 bytes");
+    for (const auto* text : {&request.model, &request.traceparent, &request.key}) {
+        if (!narsil::detail::is_utf8(*text)) throw std::invalid_argument("want model, traceparent and key in UTF-8");
     }
 }
 
@@ -161,7 +163,7 @@ inline Header infer_header(std::uint64_t id, const Request& request, const std::
     Packer packer(header);
     const bool bulk = request.priority == Priority::bulk;
     packer.pack_map(2U + !request.model.empty() + request.deadline_us.has_value() + !request.traceparent.empty() +
-                    bulk + (request.user != nullptr));
+                    bulk + !request.key.empty() + (request.user != nullptr));
     pack_text(packer, "id");
     packer.pack(id);
     if (!request.model.empty()) {
@@ -179,6 +181,10 @@ inline Header infer_header(std::uint64_t id, const Request& request, const std::
     if (bulk) {
         pack_text(packer, "p");
         packer.pack(1);
+    }
+    if (!request.key.empty()) {
+        pack_text(packer, "k");
+        pack_text(packer, request.key);
     }
     if (request.user != nullptr) {
         pack_text(packer, "u");

@@ -8,7 +8,7 @@ import numpy as np
 from narsil_client.conformance.case import ID, ROWS, Array, Case, Frames, ModelShape, Rows, asked, header, infer
 from narsil_transport.header import MAGIC, REQUEST_HEADER_BYTES_MAX, VERSION, prelude
 from narsil_transport.messages import Operation
-from narsil_transport.wire import TRACEPARENT_CHARS_MAX
+from narsil_transport.wire import KEY_CHARS_MAX, TRACEPARENT_CHARS_MAX
 
 
 def malformed(shape: ModelShape) -> Iterator[Case]:
@@ -83,6 +83,8 @@ def _fields(rows: Rows) -> Iterator[Case]:
         "model_bytes": {"m": b"dlrm"},
         "traceparent_integer": {"tp": 0},
         "traceparent_long": {"tp": "0" * (TRACEPARENT_CHARS_MAX + 1)},
+        "key_number": {"k": 17},
+        "key_long": {"k": "x" * (KEY_CHARS_MAX + 1)},
         "tensors_nil": {"t": None},
         "tensors_map": {"t": {"dense": 1}},
         "tensors_none": {"t": []},

@@ -45,6 +45,8 @@ def _plain(shape: ModelShape, rows: Rows) -> Iterator[Case]:
     yield asked("infer_ids_i8_every_field", full, SCORES, request_id=UINT_MAX, like=like, traced=True)
     yield asked("infer_id_zero", infer(rows.one_hot, id=0), SCORES, request_id=0, like=like)
     yield asked("infer_bulk", infer(rows.one_hot, p=1), SCORES, like=like)
+    # Like no other: where requests are split, its key may be another model's.
+    yield asked("infer_keyed", infer(rows.one_hot, k="user-17"), SCORES)
     yield asked("infer_traced", infer(rows.one_hot, tp=TRACEPARENT), SCORES, like=like, traced=True)
     yield asked("infer_deadline_ample", infer(rows.one_hot, d=AMPLE_US), SCORES, like=like)
     yield asked("infer_deadline_largest", infer(rows.one_hot, d=UINT_MAX), SCORES, like=like)
