@@ -1,0 +1,125 @@
+"""`narsil-graph bench ab`: whether B is faster than A, and whether it answers the same."""
+
+import json
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE
+from narsil_graph.errors import Failure, UsageFailure
+
+if TYPE_CHECKING:
+    from narsil_graph.bench.ab_report import Verdict
+
+POSITIVE_NUMBER = click.FloatRange(min=0, min_open=True)
+SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+COLUMNS = 78
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--model", type=MODEL_PATH, default=DEMO_MODEL, show_default=False,
+              help="What serve: and adapter: serve where they name none; the default is the bundled demo.")  # fmt: skip
+@click.option("--in-flight", type=POSITIVE, default=4, help="Requests always under way, without --rate.")
+@click.option("--rate", type=POSITIVE_NUMBER, default=None, help="Poisson arrivals per second instead, an open loop.")
+@click.option("--sizes", default="constant:100", metavar="KIND",
+              help="Rows of requests: constant:ROWS, lognormal:MEDIAN:SIGMA[:MAX] or mlperf.")  # fmt: skip
+@click.option("--seconds", type=POSITIVE_NUMBER, default=60.0, help="In all, start-ups and A against A included.")
+@click.option("--block-ms", type=POSITIVE, default=250, help="How long A, or B, is asked at a time.")
+@click.option("--starts", type=POSITIVE, default=1,
+              help="Start the servers so often; from 6 on the intervals have how starts differ.")  # fmt: skip
+@click.option("--pin/--no-pin", default=True, help="Keep the first processor for asking, the others for servers.")
+@click.option("--margin", type=SHARE, default=0.01, help="So far A may be from A for sure.")
+@click.option("--resolution", type=SHARE, default=0.05, help="So far A may be from A in doubt.")
+@click.option("--fail-if", "conditions", multiple=True, metavar="CONDITION",
+              help="Exit with 1 if surely so: 'p99 > 1.05', 'score_max_diff > 1e-5'; may repeat.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of requests, orders and resamples.")
+@click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the numbers to this file, too.")
+@click.option("--png", type=MODEL_PATH, default=None, help="Draw intervals, rounds and latency curves.")
+def ab(a: str, b: str, report: Path | None, png: Path | None, **options: Any) -> None:
+    """Compare two servers, A and B, in short blocks that take turns, after A with itself.
+
+    Each is tcp://HOST:PORT, ipc://PATH, 'serve: OPTIONS', a FILE.toml for serve, or adapter:MODULE[:MODEL]. Exits with
+    0, with 1 where a --fail-if holds, or with 3 where that, or without one the p50, is too noisy to say.
+    """
+    from narsil_graph.bench.ab_report import Verdict
+    from narsil_graph.bench.blocks import Load
+    from narsil_graph.bench.comparison import Plan, compare
+    from narsil_graph.bench.fail_if import parse_condition
+    from narsil_graph.bench.variants import parse_variant
+    from narsil_graph.bench.verdict import Tolerance
+    from narsil_graph.simulation.arrivals import parse_sizes
+
+    _check_files(report, png)
+    variants = [parse_variant(text, options["model"]) for text in (a, b)]
+    conditions = [parse_condition(text) for text in options["conditions"]]
+    plan = Plan(
+        load=Load(options["in_flight"], options["rate"], options["block_ms"] / 1000),
+        sizes=parse_sizes(options["sizes"]),
+        seed=options["seed"],
+        seconds=options["seconds"],
+        starts=options["starts"],
+        pin=options["pin"],
+    )
+    with _ended_by_sigterm():
+        check, found = compare(variants[0], variants[1], plan, _tell)
+    _tell("")
+    tolerance = Tolerance(margin=options["margin"], resolution=options["resolution"])
+    verdict = Verdict.of(check, found, tolerance, conditions, options["seed"])
+    click.echo(f"A: {a}\nB: {b}\n{verdict.text()}")
+    if png is not None:
+        from narsil_graph.bench.ab_plot import plot
+
+        plot(verdict, found, png)
+    if report is not None:
+        _write(report, verdict, {"a": a, "b": b} | options)
+    sys.exit(verdict.exit_code)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Generator[None]:
+    """SIGTERM unwinds, as SIGINT does: what was started has to be stopped."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_files(report: Path | None, png: Path | None) -> None:
+    """What would be found out only after the comparison. Raises UsageFailure."""
+    for path in (report, png):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageFailure(f"cannot write {path}: there is no such folder")
+    if png is not None:
+        from narsil_graph.bench.load_plot import figures
+
+        figures()
+
+
+def _write(report: Path, verdict: "Verdict", options: dict[str, Any]) -> None:
+    from narsil_graph import __version__
+    from narsil_graph.machine_id import machine_id
+
+    told: dict[str, Any] = {
+        "version": __version__,
+        "machine": machine_id("cpu"),
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "result": verdict.to_dict(),
+    }
+    try:
+        report.write_text(json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        raise Failure(f"cannot write {report}: {error.strerror}") from None
+
+
+def _tell(text: str) -> None:
+    """In the place of what was shown before, and on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r{text:<{COLUMNS}.{COLUMNS}}\r", end="", file=sys.stderr, flush=True)
