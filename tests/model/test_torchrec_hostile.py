@@ -9,7 +9,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from narsil_graph.model.torchrec import ImportRefused, import_archive
@@ -82,6 +82,7 @@ PICKLED = draft(Shape()).members()["data.pkl"]
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, len(PICKLED) - 1), byte=st.integers(0, 255))
+@example(position=3, byte=92)
 def test_pickle_with_any_byte_changed_is_imported_or_refused(position: int, byte: int, tmp_path: Path) -> None:
     damaged = bytearray(PICKLED)
     damaged[position] = byte

@@ -5,6 +5,7 @@ writes build the values below. There is nothing here that could import a module 
 """
 
 import pickletools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,11 +84,14 @@ def read_pickle(data: bytes) -> object:
     """The value that ``data`` describes. Raises ImportRefused for damage and for what TorchScript never writes."""
     machine = _Machine()
     try:
-        for operation, argument, _ in pickletools.genops(data):
-            if operation.name == "STOP":
-                return machine.pop()
-            machine.step(operation.name, argument)
-    except (ValueError, TypeError, LookupError) as error:
+        with warnings.catch_warnings():
+            # Python only warns of an escape that it does not know, in strings of a kind that TorchScript never writes.
+            warnings.simplefilter("error", DeprecationWarning)
+            for operation, argument, _ in pickletools.genops(data):
+                if operation.name == "STOP":
+                    return machine.pop()
+                machine.step(operation.name, argument)
+    except (ValueError, TypeError, LookupError, DeprecationWarning) as error:
         raise ImportRefused(f"its data.pkl is damaged ({error})") from None
     raise ImportRefused("its data.pkl is damaged (it does not end)")
 
