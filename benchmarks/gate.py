@@ -36,7 +36,8 @@ def main() -> None:
         parser.error(str(error))
     report = machine.Report("gates")
     ratios = measured(machine.made(options.model), quick=options.quick)
-    outcomes = [Outcome.of(name, bound, ratios[name]) for name, bound in bounds.items()]
+    # What this machine cannot measure has no ratio.
+    outcomes = [Outcome.of(name, bound, ratios[name]) for name, bound in bounds.items() if name in ratios]
     rows: list[dict[str, object]] = [
         {"gate": each.name, "ratio": each.middle, "low95": each.low, "high95": each.high,
          "bound": str(each.bound), "verdict": each.verdict.value, "of": GATES[each.name]}
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def measured(path: Path, *, quick: bool) -> dict[str, list[float]]:
-    """Every gate's ratio, one a round."""
+    """The ratios, one a round, of every gate that this machine can measure; lines say why one cannot be."""
     # After threads.prepare: these load the libraries that read its settings once.
     from benchmarks.gate_forward import decision_ratios, forward_ratios
     from benchmarks.gate_served import served_ratios

@@ -47,7 +47,7 @@ def describe() -> dict[str, str]:
     cpus = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "hardware": f"{cpu_name()}, {cpus} cores, {memory_gib:.0f} GiB, {_instructions()}",
+        "hardware": f"{cpu_name()}, {cpus} cores, {memory_gib:.0f} GiB, {' '.join(instructions())}",
         "load": f"{os.getloadavg()[0]:.2f} runnable processes over the last minute, before this started",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))),
@@ -61,10 +61,11 @@ def cpu_name() -> str:
     return next((line.split(": ", 1)[1] for line in _cpuinfo() if line.startswith("model name")), platform.machine())
 
 
-def _instructions() -> str:
+def instructions() -> list[str]:
+    """What matters here of what the processor can do, by the kernel's names."""
     flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-    return " ".join(name for name in known if name in flags)
+    return [name for name in known if name in flags]
 
 
 def _cpuinfo() -> list[str]:

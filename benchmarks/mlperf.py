@@ -6,8 +6,8 @@ python benchmarks/mlperf.py server-strict
 python benchmarks/mlperf.py offline
 
 LoadGen makes the load, takes the times and judges the run: exit status 0 is its VALID, 1 its INVALID. A sample is one
-request of 100 to 700 rows. The server is started on a core of its own, unless there are several workers or an
---endpoint is given; a server at an --endpoint wants --queue-rows-max 262144, for 256 such requests may wait there.
+request of 100 to 700 rows. The server is started on a core of its own, unless it is to have several or an --endpoint
+is given; a server at an --endpoint wants --queue-rows-max 262144, for 256 such requests may wait there.
 """
 
 import argparse
@@ -148,6 +148,9 @@ def run_single_stream(rig: Rig, options: argparse.Namespace) -> RunResult:
 
 def run_server(rig: Rig, options: argparse.Namespace) -> RunResult:
     slo_ms = SLO_MS[options.scenario]
+    alone_ms = single_stream(rig, WARM_UP_S).p99_us / 1e3
+    if alone_ms > slo_ms:
+        sys.exit(f"no rate has a p99 of {slo_ms:g} ms: that of one request at a time is {alone_ms:.1f} ms")
     capacity = HEADROOM * probe(rig)
 
     def holds(rate: float) -> bool:
@@ -182,10 +185,10 @@ def endpoints_of(options: argparse.Namespace, folder: str) -> Generator[list[str
         return
     machine.made(options.model)
     os.environ.setdefault("NARSIL_QUEUE_ROWS_MAX", str(QUEUE_ROWS_MAX))
-    server_cpu, client_cpu = two_cpus() if options.workers == 1 else (None, None)
+    server_cpu, client_cpu = two_cpus() if options.workers == options.threads == 1 else (None, None)
     bind = f"ipc://{folder}/server" if options.workers == 1 else f"tcp://127.0.0.1:{free_ports(options.workers)}"
-    served = Served(options.model, bind, precision=options.precision, workers=options.workers, cpu=server_cpu,
-                    device=options.device)  # fmt: skip
+    served = Served(options.model, bind, precision=options.precision, workers=options.workers,
+                    threads=options.threads, cpu=server_cpu, device=options.device)  # fmt: skip
     with served, pinned(client_cpu):
         yield served.endpoints
 
@@ -207,6 +210,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--endpoint", action="append", help="a server that runs; again for each further replica")
     parser.add_argument("--precision", default="f32", choices=["f32", "bf16", "int8"])
     parser.add_argument("--workers", type=int, choices=range(1, 65), default=1, metavar="1..64")
+    parser.add_argument("--threads", type=int, choices=range(1, 65), default=1, metavar="1..64", help="of a forward")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--logs", type=Path, help="keep LoadGen's own files of the last run in this folder")
     options = parser.parse_args()

@@ -99,11 +99,12 @@ class Served(Process):
         *,
         precision: str = "f32",
         workers: int = 1,
+        threads: int = 1,
         cpu: int | None = None,
         device: str = "cpu",
     ) -> None:
         options = ["--model", str(model), "--bind", bind, "--precision", precision, "--workers", str(workers)]
-        options += ["--device", device]
+        options += ["--threads", str(threads), "--device", device]
         # The workers' own ready lines come before their supervisor's.
         ready = "ready" if workers == 1 else f"ready {workers} workers"
         super().__init__([sys.executable, "-m", "narsil_graph", "serve", *options], ready=ready, cpu=cpu)

@@ -8,11 +8,14 @@ from typing import Any, Self
 import numpy as np
 
 from narsil_graph.bench.log import Floats64, Log
+from narsil_graph.bench.subject import OK
 from narsil_graph.errors import Failure
 
 # What latencies are counted in: to 3 digits, the longest a minute.
 LATENCY_US_MAX, DIGITS = 60_000_000, 3
 SHARES = (0.5, 0.9, 0.99, 0.999)
+# As a person reads them, and of how many answers at least: of fewer, p99.9 is another word for the largest.
+PERCENTILES = {"p50": ("p50", 1), "p90": ("p90", 10), "p99": ("p99", 100), "p999": ("p99.9", 1000)}
 STAGES = ("client", "wire", "queue", "fill", "replay", "read", "reply")
 
 
@@ -86,13 +89,13 @@ class LoadResult:
 
     def text(self) -> str:
         """Lines for a person."""
-        failed = ", ".join(f"{count} {name}" for name, count in self.statuses.items() if name != "OK")
+        failed = ", ".join(f"{count} {name}" for name, count in self.statuses.items() if name != OK)
         lines = {
             "requests": f"{self.requests} in {self.seconds:.2f} s: {self.offered_per_s:.1f}/s offered, "
             f"{self.answered_per_s:.1f}/s answered, {self.rows_per_s:.0f} rows/s",
             "failed": failed or "none",
-            "latency": _text(self.latency),
-            "naive": f"{_text(self.naive)}  (from the sending, which hides waiting)",
+            "latency": self._text_of(self.latency),
+            "naive": f"{self._text_of(self.naive)}  (from the sending, which hides waiting)",
         }
         if self.variants:
             lines["variants"] = ", ".join(f"{count} {name}" for name, count in self.variants.items())
@@ -100,6 +103,15 @@ class LoadResult:
             lines["server"] = f"{self.cpu_s_per_million_rows:.2f} CPU seconds per million rows"
         head = [f"{name:<10}{text}" for name, text in lines.items()]
         return "\n".join([*head, *self._table()])
+
+    def _text_of(self, spread: Spread | None) -> str:
+        """Without a percentile that would be but the largest of too few."""
+        if spread is None:
+            return "-"
+        values = asdict(spread)
+        answered = self.statuses.get(OK, 0)
+        told = [f"{name} {values[key]:.0f}" for key, (name, least) in PERCENTILES.items() if answered >= least]
+        return ", ".join([*told, f"max {spread.max:.0f}", f"mean {spread.mean:.0f} us"])
 
     def _table(self) -> list[str]:
         if not self.stages:
@@ -145,12 +157,3 @@ def _spread(times_us: Floats64) -> Spread | None:
         return None
     p50, p90, p99, p999 = np.quantile(times_us, SHARES, method="inverted_cdf").tolist()
     return Spread(float(times_us.mean()), p50, p90, p99, p999, float(times_us.max()))
-
-
-def _text(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return (
-        f"p50 {spread.p50:.0f} us, p90 {spread.p90:.0f}, p99 {spread.p99:.0f}, p99.9 {spread.p999:.0f}, "
-        f"max {spread.max:.0f}, mean {spread.mean:.0f}"
-    )

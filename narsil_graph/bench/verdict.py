@@ -6,6 +6,7 @@ from math import log1p
 
 from narsil_graph.bench.agreement import Agreement
 from narsil_graph.bench.bootstrap import Interval
+from narsil_graph.bench.subject import OK
 
 RATIOS = {"p50": "p50", "p99": "p99", "throughput": "throughput", "cpu": "CPU time per sample"}
 """What is compared as a ratio B / A: in a condition's words, and in a sentence's."""
@@ -68,7 +69,7 @@ def agreement_sentence(found: Agreement | None, ratios: Mapping[str, Interval]) 
 
 def failed_sentence(name: str, statuses: Mapping[str, int]) -> str | None:
     """How many of a variant's requests had no scores, if any."""
-    failed = {status: count for status, count in statuses.items() if status != "OK"}
+    failed = {status: count for status, count in statuses.items() if status != OK}
     if not failed:
         return None
     kinds = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))

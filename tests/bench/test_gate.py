@@ -1,12 +1,13 @@
 """The regression gates: what a bound is, what breaks it, and what the command makes of that."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gate
+from benchmarks import gate, gate_served
 from benchmarks.gate_bounds import Bound, Outcome, Verdict, load_bounds
 from narsil_graph import threads
 
@@ -98,6 +99,21 @@ def test_gates_that_are_kept_end_well_and_are_written_down(
     gate.main()
     (table,) = json.loads(Path(arguments[-1]).read_text())["tables"].values()
     assert {row["gate"]: row["verdict"] for row in table} == dict.fromkeys(gate.GATES, "kept")
+
+
+def test_gate_that_this_machine_cannot_measure_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(gate, "measured", lambda path, quick: {"served": [1.0] * 6})
+    gate.main()
+    (table,) = json.loads(Path(arguments[-1]).read_text())["tables"].values()
+    assert [row["gate"] for row in table] == ["served"]
+
+
+def test_served_gates_want_two_cores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert gate_served.served_ratios(None, Path(), quick=True) == {}  # type: ignore[arg-type]
+    assert "need two cores" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("arguments")
