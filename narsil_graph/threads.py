@@ -4,7 +4,7 @@ import os
 
 # libgomp's threads spin at every barrier; beside one busy neighbour an unbounded spin made a two-thread server 50x
 # slower. A bounded one costs some of the quiet machine's speed (benchmarks/RESULTS.md shows both).
-GOMP_SPIN_COUNT = "1000"
+GOMP_SPIN_COUNT = "3000"
 
 
 def prepare(threads: int) -> None:

@@ -56,6 +56,10 @@ class NarsilSubject:
             for endpoint in endpoints:
                 server = _Server(connect([endpoint], inflight_max=inflight_max, context=None, keys=keys))
                 self._servers.append(server)
+            # Now rather than in a measurement, whose first requests would go to those that are there.
+            for endpoint, server in zip(endpoints, self._servers, strict=True):
+                if not server.dealer.wait_writable(int(CONNECT_S * 1000)):
+                    raise UsageFailure(f"{endpoint}: no connection in {CONNECT_S:g} s")
         except BaseException:
             self.close()
             raise
@@ -152,7 +156,10 @@ def narsil_subject(
     deadline_us: int | None = None,
     curve: Curve | None = None,
 ) -> NarsilSubject:
-    """A connection to servers of one model. UsageFailure where an endpoint is malformed or a key cannot be read."""
+    """A connection to servers of one model.
+
+    UsageFailure where an endpoint is malformed, a key cannot be read, or nobody is there within CONNECT_S seconds.
+    """
     try:
         keys = None if curve is None else curve.read()
         return NarsilSubject(endpoints, inflight_max, timeout_s=timeout_s, deadline_us=deadline_us, keys=keys)

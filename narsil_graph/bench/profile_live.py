@@ -2,6 +2,7 @@
 
 from time import monotonic_ns
 
+from narsil_client.curve import Curve
 from narsil_graph.bench.narsil import fetch_spec, narsil_subject
 from narsil_graph.bench.requests import RequestPool
 from narsil_graph.bench.subject import Done, Subject
@@ -12,11 +13,13 @@ TIMEOUT_S = 5.0
 WARM_REQUESTS = 20
 
 
-def live_stages(endpoint: str, *, rows: int, requests: int, seed: int) -> dict[str, list[float]]:
+def live_stages(
+    endpoint: str, *, rows: int, requests: int, seed: int, curve: Curve | None = None
+) -> dict[str, list[float]]:
     """Microseconds of each request in each stage, one request at a time. Failure where one is not scored."""
-    pool = RequestPool.constant(fetch_spec(endpoint), rows, seed)
+    pool = RequestPool.constant(fetch_spec(endpoint, curve=curve), rows, seed)
     taken_us: dict[str, list[float]] = {name: [] for name in STAGES}
-    subject = narsil_subject([endpoint], 1, timeout_s=TIMEOUT_S)
+    subject = narsil_subject([endpoint], 1, timeout_s=TIMEOUT_S, curve=curve)
     try:
         for number in range(WARM_REQUESTS + requests):
             begin_ns = monotonic_ns()

@@ -13,6 +13,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from narsil_client.curve import Curve
 from narsil_graph.bench.narsil import fetch_spec, narsil_subject
 from narsil_graph.bench.subject import Started, Starting
 from narsil_graph.errors import Failure, UsageFailure
@@ -42,10 +43,13 @@ class Variant:
     start: Callable[[], AbstractContextManager[Running]]
 
 
-def parse_variant(text: str, model: Path) -> Variant:
-    """`model` is served where the text names none. Nothing is started yet; raises UsageFailure."""
+def parse_variant(text: str, model: Path, *, curve: Curve | None = None) -> Variant:
+    """`model` is served where the text names none; `curve` are the keys for an endpoint that is there.
+
+    Nothing is started yet; raises UsageFailure.
+    """
     if text.startswith(("tcp://", "ipc://")):
-        return Variant(text, partial(_attached, text.split(",")))
+        return Variant(text, partial(_attached, text.split(","), curve))
     kind, _, rest = text.partition(":")
     if kind == "serve":
         try:
@@ -65,8 +69,8 @@ def parse_variant(text: str, model: Path) -> Variant:
 
 
 @contextmanager
-def _attached(endpoints: Sequence[str]) -> Generator[Running]:
-    yield _reached(endpoints, ())
+def _attached(endpoints: Sequence[str], curve: Curve | None) -> Generator[Running]:
+    yield _reached(endpoints, (), curve)
 
 
 @contextmanager
@@ -123,8 +127,10 @@ def _adapter(module: str) -> Callable[[Path], Starting]:
     return start
 
 
-def _reached(endpoints: Sequence[str], pids: tuple[int, ...]) -> Running:
-    return Running(Started(partial(narsil_subject, endpoints), pids), fetch_spec(endpoints[0]))
+def _reached(endpoints: Sequence[str], pids: tuple[int, ...], curve: Curve | None = None) -> Running:
+    return Running(
+        Started(partial(narsil_subject, endpoints, curve=curve), pids), fetch_spec(endpoints[0], curve=curve)
+    )
 
 
 def family(pid: int) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE
+from narsil_graph.commands.curve import curve_options
 from narsil_graph.errors import Failure, UsageFailure
 
 if TYPE_CHECKING:
+    from narsil_client.curve import Curve
     from narsil_graph.bench.ab_report import Verdict
 
 POSITIVE_NUMBER = click.FloatRange(min=0, min_open=True)
@@ -40,9 +42,10 @@ COLUMNS = 78
 @click.option("--fail-if", "conditions", multiple=True, metavar="CONDITION",
               help="Exit with 1 if surely so: 'p99 > 1.05', 'score_max_diff > 1e-5'; may repeat.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of requests, orders and resamples.")
+@curve_options
 @click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the numbers to this file, too.")
 @click.option("--png", type=MODEL_PATH, default=None, help="Draw intervals, rounds and latency curves.")
-def ab(a: str, b: str, report: Path | None, png: Path | None, **options: Any) -> None:
+def ab(a: str, b: str, curve: "Curve | None", report: Path | None, png: Path | None, **options: Any) -> None:
     """Compare two servers, A and B, in short blocks that take turns, after A with itself.
 
     Each is tcp://HOST:PORT, ipc://PATH, 'serve: OPTIONS', a FILE.toml for serve, or adapter:MODULE[:MODEL]. Exits with
@@ -57,7 +60,7 @@ def ab(a: str, b: str, report: Path | None, png: Path | None, **options: Any) ->
     from narsil_graph.simulation.arrivals import parse_sizes
 
     _check_files(report, png)
-    variants = [parse_variant(text, options["model"]) for text in (a, b)]
+    variants = [parse_variant(text, options["model"], curve=curve) for text in (a, b)]
     conditions = [parse_condition(text) for text in options["conditions"]]
     plan = Plan(
         load=Load(options["in_flight"], options["rate"], options["block_ms"] / 1000),

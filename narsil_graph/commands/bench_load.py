@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from narsil_graph.commands import MODEL_PATH, POSITIVE
+from narsil_graph.commands.curve import curve_options
 from narsil_graph.errors import Failure, UsageFailure
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ COLUMNS = 78
 @click.option("--find-max", is_flag=True, help="Find the highest rate that meets --slo-p99-us.")
 @click.option("--slo-p99-us", type=POSITIVE, default=None, help="Within this 99% of all requests are to be answered.")
 @click.option("--server-pid", "pids", type=POSITIVE, multiple=True, help="Count this process' CPU time; may repeat.")
-@click.option("--curve-server-key", default=None, metavar="KEY", help="The server's public key, 40 characters.")
-@click.option("--curve-secret-key", type=MODEL_PATH, default=None, help="With it: this client's NAME.key_secret.")
+@curve_options
 @click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the numbers to this file, too.")
 @click.option("--png", type=MODEL_PATH, default=None, help="Draw percentiles, time line and stages.")
-def load(endpoints: tuple[str, ...], report: Path | None, png: Path | None, **options: Any) -> None:
+def load(
+    endpoints: tuple[str, ...], curve: "Curve | None", report: Path | None, png: Path | None, **options: Any
+) -> None:
     """Send requests to the servers at ENDPOINT... and print how late the answers come.
 
     Latency counts from when a request was to be sent, so that waiting for a slow server counts as well.
@@ -61,7 +63,7 @@ def load(endpoints: tuple[str, ...], report: Path | None, png: Path | None, **op
     from narsil_graph.bench.narsil import fetch_spec, narsil_subject
 
     _check(options, report, png)
-    trace, curve = _trace(options), _curve(options)
+    trace = _trace(options)
     spec, *others = (fetch_spec(endpoint, curve=curve) for endpoint in endpoints)
     if any(other != spec for other in others):
         raise UsageFailure("the servers at these endpoints have different models")
@@ -117,18 +119,6 @@ def _trace(options: dict[str, Any]) -> "Arrivals | None":
 
     path = options["trace"]
     return None if path is None else recorded(path, options["rate_scale"], options["seconds"])
-
-
-def _curve(options: dict[str, Any]) -> "Curve | None":
-    from narsil_client.curve import Curve
-
-    key, secret = options["curve_server_key"], options["curve_secret_key"]
-    if (key is None) != (secret is None):
-        raise UsageFailure("--curve-server-key and --curve-secret-key want each other")
-    try:
-        return None if key is None else Curve(key, secret)
-    except ValueError as error:
-        raise UsageFailure(str(error)) from None
 
 
 def _pool(spec: "ModelSpec", trace: "Arrivals | None", options: dict[str, Any]) -> "RequestPool":

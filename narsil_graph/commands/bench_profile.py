@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE, engine_config, engine_options
+from narsil_graph.commands.curve import curve_options
 
 if TYPE_CHECKING:
+    from narsil_client.curve import Curve
     from narsil_graph.bench.profile import Profile
     from narsil_graph.build import EngineConfig
 
@@ -29,6 +31,7 @@ LAUNCHES_WATCHED_MAX = 100
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the requests.")
 @click.option("--connect", "endpoint", default=None, metavar="ENDPOINT",
               help="Take the stages from the replies of this server; the launch is not looked into.")  # fmt: skip
+@curve_options
 @click.option("--trace", type=MODEL_PATH, default=None, metavar="FILE", help="Write a trace for chrome://tracing.")
 @click.option("--json", "json_path", type=MODEL_PATH, default=None, metavar="FILE", help="Also write the numbers.")
 def profile(
@@ -38,6 +41,7 @@ def profile(
     requests: int,
     seed: int,
     endpoint: str | None,
+    curve: "Curve | None",
     trace: Path | None,
     json_path: Path | None,
     **options: Any,
@@ -51,8 +55,10 @@ def profile(
     if endpoint is not None:
         if model is not None or trace is not None:
             raise UsageFailure("--connect profiles a running server: it takes neither a MODEL nor --trace")
-        found = _live(endpoint, rows=rows, requests=requests, seed=seed)
+        found = _live(endpoint, curve, rows=rows, requests=requests, seed=seed)
     else:
+        if curve is not None:
+            raise UsageFailure("the keys are for --connect")
         found = _in_process(
             model or DEMO_MODEL, options, rows=rows, threads=threads, requests=requests, seed=seed, trace=trace
         )
@@ -64,11 +70,11 @@ def profile(
             raise Failure(f"cannot write {json_path}: {error.strerror}") from None
 
 
-def _live(endpoint: str, *, rows: int, requests: int, seed: int) -> "Profile":
+def _live(endpoint: str, curve: "Curve | None", *, rows: int, requests: int, seed: int) -> "Profile":
     from narsil_graph.bench.profile import Profile
     from narsil_graph.bench.profile_live import live_stages
 
-    return Profile.of(endpoint, rows, live_stages(endpoint, rows=rows, requests=requests, seed=seed))
+    return Profile.of(endpoint, rows, live_stages(endpoint, rows=rows, requests=requests, seed=seed, curve=curve))
 
 
 def _in_process(

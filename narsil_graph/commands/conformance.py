@@ -2,10 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from narsil_graph.commands import MODEL_PATH
+from narsil_graph.commands.curve import curve_options
+
+if TYPE_CHECKING:
+    from narsil_client.curve import Curve
 
 # The longest name of a case, and what most of them want.
 NAME_WIDTH, WANTED_WIDTH = 34, 24
@@ -16,7 +21,8 @@ NAME_WIDTH, WANTED_WIDTH = 34, 24
 @click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the table to this file, too.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=5.0, show_default=True,
               help="Seconds to wait for each reply.")  # fmt: skip
-def conformance(endpoint: str, report: Path | None, timeout_s: float) -> None:
+@curve_options
+def conformance(endpoint: str, curve: "Curve | None", report: Path | None, timeout_s: float) -> None:
     """Send the server at ENDPOINT every kind of message, good and hostile, and print what came back.
 
     Exits 0 if each was answered as PROTOCOL.md wants and the server went on serving, 1 if not.
@@ -30,7 +36,7 @@ def conformance(endpoint: str, report: Path | None, timeout_s: float) -> None:
     findings: list[Finding] = []
     click.echo(line("case", "wanted", "got", "ok"))
     try:
-        for finding in examine(endpoint, timeout_s=timeout_s):
+        for finding in examine(endpoint, timeout_s=timeout_s, curve=curve):
             findings.append(finding)
             click.echo(line(finding.name, finding.wanted, finding.got, "ok" if finding.passed else "FAILED"))
     except NarsilError as error:

@@ -1,16 +1,23 @@
 """`narsil-graph predict`: score a file, by a running server or in this process."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from narsil_graph.commands import MODEL_PATH, PRECISIONS
+from narsil_graph.commands.curve import curve_options
+
+if TYPE_CHECKING:
+    from narsil_client.curve import Curve
+    from narsil_transport.messages import Floats, InferRequest
 
 
 @click.command()
 @click.option("--input", "source", type=MODEL_PATH, required=True, help="An .npz: dense, and ids or lengths + values.")
 @click.option("-o", "--output", type=MODEL_PATH, required=True, help="An .npz to write: scores.")
 @click.option("--connect", "endpoint", default=None, help="Score by the server at this endpoint.")
+@curve_options
 @click.option("--model", type=MODEL_PATH, default=None, help="Score in this process with this model file.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="f32", show_default=True, help="With --model.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="With --model.")
@@ -20,6 +27,7 @@ def predict(
     source: Path,
     output: Path,
     endpoint: str | None,
+    curve: "Curve | None",
     model: Path | None,
     precision: str,
     device: str,
@@ -29,6 +37,8 @@ def predict(
     """Score the rows of an .npz file."""
     if (endpoint is None) == (model is None):
         raise click.UsageError("want one of --connect and --model")
+    if curve is not None and endpoint is None:
+        raise click.UsageError("the keys are for --connect")
     if model is not None:
         from narsil_graph import threads
 
@@ -41,16 +51,7 @@ def predict(
 
     request = read_features(source)
     if endpoint is not None:
-        from narsil_client import Client, NarsilError
-
-        try:
-            with Client(endpoint, timeout_s=timeout_s) as client:
-                reply = client.predict(
-                    dense=request.dense, ids=request.ids, lengths=request.lengths, values=request.values
-                )
-            scores = reply.scores
-        except (NarsilError, ValueError) as error:
-            raise Failure(f"{endpoint}: {error}") from None
+        scores = _served(endpoint, curve, request, timeout_s=timeout_s)
     else:
         assert model is not None
         from narsil_graph.engine.launcher import Precision
@@ -65,3 +66,16 @@ def predict(
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from None
     click.echo(f"wrote {output}: {len(scores)} scores")
+
+
+def _served(endpoint: str, curve: "Curve | None", request: "InferRequest", *, timeout_s: float) -> "Floats":
+    from narsil_client import Client, NarsilError
+    from narsil_graph.errors import Failure
+
+    try:
+        with Client(endpoint, timeout_s=timeout_s, curve=curve) as client:
+            return client.predict(
+                dense=request.dense, ids=request.ids, lengths=request.lengths, values=request.values
+            ).scores
+    except (NarsilError, ValueError) as error:
+        raise Failure(f"{endpoint}: {error}") from None

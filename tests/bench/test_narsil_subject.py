@@ -7,6 +7,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from narsil_graph.bench import narsil
 from narsil_graph.bench.narsil import NarsilSubject, fetch_spec, narsil_subject
 from narsil_graph.bench.subject import OK, TIMEOUT, Done, Rows
 from narsil_graph.errors import UsageFailure
@@ -136,12 +137,11 @@ def test_servers_share_the_requests() -> None:
     assert abs(len(one.seen) - len(other.seen)) <= 2
 
 
-def test_server_that_is_not_there_keeps_no_request() -> None:
-    with FakeServer(scored) as server:
-        subject = narsil_subject(["ipc:///tmp/narsil-nobody-is-here", server.endpoint], 4)
-        sent(subject, 0)
-        assert ended(subject, 1)[0].status == OK
-        subject.close()
+def test_server_that_is_not_there_is_told_by_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narsil, "CONNECT_S", 0.1)
+    nobody = "ipc:///tmp/narsil-nobody-is-here"
+    with FakeServer(scored) as server, pytest.raises(UsageFailure, match=f"{nobody}: no connection in 0.1 s"):
+        narsil_subject([server.endpoint, nobody], 4)
 
 
 def test_poll_with_no_time_does_not_wait() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from narsil_graph.model.weights import Model
-from narsil_transport.keys import read_public_key, read_secret_key, write_key_pair
 from narsil_transport.status import Status
 from narsil_transport.wire import RefusalReply, ScoresReply
+from tests.serving.keys import Keys
 from tests.serving.peers import Peer, assert_right, one_hot
 from tests.serving.processes import PATIENCE_S, ServerProcess
 from tests.serving.test_workers import worker_pids
@@ -31,33 +31,6 @@ def wait_until(happened: Callable[[], bool], server: ServerProcess) -> None:
 def resident_mib(pids: Iterable[int]) -> int:
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
-class Keys:
-    """A folder with a server's and a client's keys, the client among the allowed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.allowed = folder / "allowed"
-        self.allowed.mkdir()
-        write_key_pair(folder, "server")
-        write_key_pair(folder, "client")
-        self._folder = folder
-        (self.allowed / "client.key").write_bytes((folder / "client.key").read_bytes())
-
-    @property
-    def arguments(self) -> tuple[object, ...]:
-        return ("--curve-secret-key", self._folder / "server.key_secret", "--authorized-clients", self.allowed)
-
-    def revoke(self) -> None:
-        (self.allowed / "client.key").unlink()
-
-    def peer(self, endpoint: str) -> Peer:
-        peer = Peer("inproc://not-yet")
-        peer.socket.disconnect("inproc://not-yet")
-        peer.socket.curve_publickey, peer.socket.curve_secretkey = read_secret_key(self._folder / "client.key_secret")
-        peer.socket.curve_serverkey = read_public_key(self._folder / "server.key")
-        peer.socket.connect(endpoint)
-        return peer
 
 
 @pytest.mark.parametrize("workers", [1, 2])

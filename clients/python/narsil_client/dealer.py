@@ -83,9 +83,9 @@ class Dealer:
                 frames.append(frame.bytes)
         return frames
 
-    def wait_writable(self, timeout_ms: int) -> None:
-        """Wait until `send` may succeed, at most `timeout_ms`."""
-        self._socket.poll(timeout_ms, zmq.POLLOUT)
+    def wait_writable(self, timeout_ms: int) -> bool:
+        """Wait until `send` may succeed, at most `timeout_ms`; whether it may."""
+        return bool(self._socket.poll(timeout_ms, zmq.POLLOUT))
 
     def close(self) -> None:
         """Drop what is queued and disconnect."""

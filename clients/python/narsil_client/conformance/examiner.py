@@ -11,6 +11,7 @@ from narsil_client.conformance.case import TRACEPARENT, Array, Case, ModelShape,
 from narsil_client.conformance.extensions import extensions
 from narsil_client.conformance.malformed import malformed
 from narsil_client.conformance.wellformed import wellformed
+from narsil_client.curve import Curve, CurveKeys
 from narsil_client.errors import ServerUnreachable
 from narsil_transport.header import WireError
 from narsil_transport.messages import AttachReply, HealthReply, MetadataReply, Operation, RefusalReply, ScoresReply
@@ -42,13 +43,14 @@ class Answer:
     faults: list[str] = field(default_factory=list)
 
 
-def examine(endpoint: str, *, timeout_s: float) -> Iterator[Finding]:
+def examine(endpoint: str, *, timeout_s: float, curve: Curve | None = None) -> Iterator[Finding]:
     """Each case's finding, as it is made. Raises ServerUnreachable where no METADATA comes within `timeout_s`.
 
-    Raises NotExaminable where METADATA does not describe the model.
+    Raises NotExaminable where METADATA does not describe the model, ValueError where a key cannot be read.
     """
+    keys = None if curve is None else curve.read()
     with zmq.Context() as context:
-        examiner = Examiner(context, endpoint, round(timeout_s * 1000))
+        examiner = Examiner(context, endpoint, round(timeout_s * 1000), keys)
         try:
             shape = examiner.shape()
             for case in chain(wellformed(shape), malformed(shape), extensions(shape)):
@@ -60,10 +62,11 @@ def examine(endpoint: str, *, timeout_s: float) -> Iterator[Finding]:
 class Examiner:
     """A good client that asks before and after each case; each case has a connection of its own."""
 
-    def __init__(self, context: zmq.SyncContext, endpoint: str, timeout_ms: int) -> None:
+    def __init__(self, context: zmq.SyncContext, endpoint: str, timeout_ms: int, keys: CurveKeys | None) -> None:
         self._context = context
         self._endpoint = endpoint
         self._timeout_ms = timeout_ms
+        self._keys = keys
         self.good = self._connection()
         self._probe: tuple[bytes, ...] = ()
         self._expected: Array | None = None
@@ -162,6 +165,8 @@ class Examiner:
     def _connection(self) -> zmq.SyncSocket:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
+        if self._keys is not None:
+            self._keys.apply(socket)
         try:
             socket.connect(self._endpoint)
         except zmq.ZMQError as error:
