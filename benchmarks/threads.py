@@ -26,7 +26,7 @@ def main() -> None:
     machine.made(options.model)
     report.table("two threads, times one thread", scaling(options))
     report.table(
-        f"two threads, f32, {NEIGHBOUR_ROWS} rows: what bounding libgomp's spin (GOMP_SPINCOUNT=1000) costs and saves",
+        f"two threads, f32, {NEIGHBOUR_ROWS} rows: what bounding libgomp's spin (GOMP_SPINCOUNT=3000) costs and saves",
         neighbour(options),
     )
     report.write(options.json)

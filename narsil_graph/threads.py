@@ -3,7 +3,8 @@
 import os
 
 # libgomp's threads spin at every barrier; beside one busy neighbour an unbounded spin made a two-thread server 50x
-# slower. A bounded one costs some of the quiet machine's speed (benchmarks/RESULTS.md shows both).
+# slower. A bounded one costs some of the quiet machine's speed (benchmarks/RESULTS.md shows both); this one is long
+# enough for the gaps between a forward's layers, over which its threads would otherwise fall asleep.
 GOMP_SPIN_COUNT = "3000"
 
 
