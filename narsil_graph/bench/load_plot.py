@@ -78,7 +78,8 @@ def _stack(axes: Any, log: Log) -> None:
     bins, middle_s = _bins(log)
     means = [[stages[name][places].mean() / 1e3 for places in bins] for name in STAGES]
     axes.stackplot(middle_s, means, labels=STAGES)
-    axes.legend(loc="upper left")
+    # Beside the axes, which the stack fills, and in its order.
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
 
 
 def _bins(log: Log) -> tuple[list[Any], list[float]]:
