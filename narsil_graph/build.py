@@ -46,6 +46,10 @@ class EngineConfig:
                 f"--precision {self.precision.value} does not run on --device {self.device}: "
                 f"want one of {', '.join(precision.value for precision in known)}"
             )
+        if self.device == "cpu" and self.engine == "eager" and self.precision is not Precision.F32:
+            raise UsageFailure(
+                f"--engine eager on a CPU computes in f32: there is no --precision {self.precision.value}"
+            )
         graphs_only = {
             "--lanes": self.lanes > 1,
             "--kernels": self.kernels is not Kernels.FBGEMM,
@@ -82,6 +86,7 @@ def _cuda(model: Model, config: EngineConfig, ladder: BucketLadder) -> Launcher:
     device = CudaDevice()
     fbgemm.require_device_code(device.torch_device)
     if config.engine == "eager":
+        device.allow_tf32(config.precision is Precision.TF32)
         return EagerForward(model, device.torch_device, config.precision)
     refuse_beyond_memory(model, config, ladder, device)
     options = GraphOptions(

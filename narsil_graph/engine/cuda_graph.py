@@ -82,6 +82,7 @@ class CudaGraphs(Launcher):
         spec, device = self._model.spec, self._device
         if any(bucket.ids < bucket.rows * len(spec.sparse_features) for bucket in buckets):
             raise ValueError("want buckets with room for one id in every bag")
+        self._settle_tf32()
         if not self._lanes:
             self._place_weights()
         largest_first = sorted(buckets, key=lambda bucket: bucket.rows, reverse=True)
@@ -93,9 +94,12 @@ class CudaGraphs(Launcher):
                 for program in self._programs(self._memories[bucket][number][0]):
                     lane.warm_up(program)
 
+    def _settle_tf32(self) -> None:
+        """The process' only setting of it, and an engine of another precision may have captured since."""
+        self._device.allow_tf32(self._options.precision is Precision.TF32)
+
     def _place_weights(self) -> None:
         device, options = self._device, self._options
-        device.allow_tf32(options.precision is Precision.TF32)
         self._forward = Forward(
             self._model,
             place=device.place,
@@ -139,6 +143,7 @@ class CudaGraphs(Launcher):
 
     def capture(self, bucket: Bucket) -> tuple[Slot, ...]:
         """Record both graphs of every slot. The largest bucket comes first, so that its pool serves the others."""
+        self._settle_tf32()
         return tuple(
             self._captured(memory, lane, number)
             for number, lane in enumerate(self._lanes)

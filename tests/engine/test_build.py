@@ -35,6 +35,13 @@ def test_precision_runs_where_it_has_kernels(device: str, precision: Precision) 
             EngineConfig(device=device, bucket_rows=(1,), precision=precision)
 
 
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_eager_on_a_cpu_is_float32_or_refused(precision: Precision) -> None:
+    with pytest.raises(UsageFailure, match=f"computes in f32: there is no --precision {precision.value}"):
+        replace(CPU, engine="eager", precision=precision)
+    assert replace(CUDA, engine="eager", precision=Precision.BF16).precision is Precision.BF16
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("lanes", 2), ("kernels", Kernels.TRITON), ("completion", Completion.SEQUENCE), ("graph_memory_mib", 8)],

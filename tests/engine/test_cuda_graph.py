@@ -64,10 +64,19 @@ def test_tf32_is_settled_before_anything_runs(precision: Precision, allowed: boo
     assert device.calls[0] == f"tf32 {allowed}"
 
 
+def test_tf32_is_settled_again_for_a_capture_after_that_of_another_engine() -> None:
+    device = TapeDevice()
+    one = captured(device, GraphOptions(precision=Precision.TF32))
+    captured(device, GraphOptions(precision=Precision.F32))
+    device.calls.clear()
+    one.launcher.capture(one.ladder.buckets[0])
+    assert device.calls[0] == "tf32 True"
+
+
 def test_phases_follow_each_other_and_the_largest_comes_first() -> None:
     device = TapeDevice()
     engine = captured(device, GraphOptions(lanes=2, slots_per_lane=3), rows=(1, 2, 8))
-    verbs = [call.split(" ")[0] for call in device.calls]
+    verbs = [call.split(" ")[0] for call in device.calls if not call.startswith("tf32")]
     steps = [verb for place, verb in enumerate(verbs) if verb != verbs[place - 1]]
     first_warm_up = steps.index("warm")
     assert steps[first_warm_up:] == ["warm", "capture"]
