@@ -98,11 +98,12 @@ class Door:
             self._replies.attached(route, request.request_id, outcome)
 
     def _enqueue(self, request: InferRequest, route: Route, now_ns: int) -> Refusal | None:
+        """Why it is not admitted; what is admitted is its variant's to answer."""
         closed = self._closed()
         if closed is not None:
             return closed
         variant = self._variants[0] if self._split is None else self._split.choose(request, route)
-        schedule, peers = variant.schedule, self._router.peers
+        peers = self._router.peers
         if not peers.enter(route.identity):
             return self._window_full
         outcome = admit(
@@ -110,12 +111,15 @@ class Door:
             limits=self._limits,
             now_ns=now_ns,
             route=route,
-            default_deadline_us=schedule.default_deadline_us,
+            default_deadline_us=variant.schedule.default_deadline_us,
         )
-        refusal = schedule.enter(outcome, now_ns) if isinstance(outcome, Admitted) else outcome
-        if refusal is not None:
+        if isinstance(outcome, Refusal):
             peers.left(route.identity)
-        return refusal
+            return outcome
+        refusal = variant.schedule.enter(outcome, now_ns)
+        if refusal is not None:
+            variant.answers.dropped(outcome, refusal)
+        return None
 
     def _cancel(self, identity: bytes, request_id: int) -> None:
         """Free the queued rows of a peer's request, which is told so."""
@@ -124,8 +128,7 @@ class Door:
             return _identity(queued) == identity and queued.request.request_id == request_id
 
         for variant in self._variants:
-            for admitted in variant.schedule.batcher.cancel(given_up):
-                variant.answers.dropped(admitted, CANCELLED)
+            variant.cancel(given_up, CANCELLED)
 
     def forget(self, gone: Collection[bytes]) -> None:
         """Free what these peers have queued, for nobody waits for it, and their shared memory."""
@@ -133,8 +136,7 @@ class Door:
             for identity in gone:
                 self._segments.forget(identity)
         for variant in self._variants:
-            for admitted in variant.schedule.batcher.cancel(lambda queued: _identity(queued) in gone):
-                variant.answers.dropped(admitted, GONE)
+            variant.cancel(lambda queued: _identity(queued) in gone, GONE)
 
 
 def _identity(queued: Admitted) -> bytes:

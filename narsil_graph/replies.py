@@ -15,7 +15,8 @@ from narsil_transport.wire import encode_attached, encode_refusal, encode_scores
 class Replies:
     """Sends scores and refusals through ``router``. ``window`` is what each says of it: nothing, where clients know.
 
-    With a ``tally`` there are several models: scores are counted there, and say by its name which one they are of.
+    With a ``tally`` there are several models: what becomes of the admitted requests of this one is counted there, and
+    scores say its name.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Replies:
         route = admitted.route
         assert isinstance(route, Route)
         self._schedule.ended(admitted, refusal.status, time.monotonic_ns())
+        if self._tally is not None:
+            self._tally.refused[refusal.status] += 1
         self.refused(route, admitted.request.request_id, refusal)
         self._router.peers.left(route.identity)
 

@@ -17,7 +17,7 @@ from narsil_graph.pace import CAPTURE_WAIT_MS, IDLE_WAIT_MS, LAUNCH_TIMEOUT_NS, 
 from narsil_graph.replies import Replies
 from narsil_graph.schedule import Schedule
 from narsil_graph.stop_signals import StopSignals
-from narsil_graph.variants import MAIN, Comparison, Split, Variant
+from narsil_graph.variants import MAIN, UNSCORED, Comparison, Split, Variant
 from narsil_graph.variants_tally import Tally
 from narsil_transport.admission import ModelLimits
 from narsil_transport.batcher import Batch, Settings
@@ -28,7 +28,7 @@ from narsil_transport.status import Refusal, Status
 
 # Refusals while draining must not keep a busy server alive: after this many rounds the socket is closed.
 DRAIN_ROUNDS_MAX = 100
-STOPPING = Refusal(Status.DRAINING, "the server stops before its shadow has scored this")
+BROKEN = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
 EXPIRED = Refusal(Status.DEADLINE_EXCEEDED, "expired in the queue")
 
 
@@ -150,11 +150,9 @@ class Server:
     def shadow(self, arrived: bool) -> None:
         """Let the shadow with the longest queue launch, if nothing has come and nothing else waits or flies."""
         longest = max(self.shadows, key=lambda shadow: shadow.schedule.batcher.pending_rows)
-        idle = not any(variant.busy for variant in self.variants) and all(shadow.engine.idle for shadow in self.shadows)
-        if idle and not arrived:
-            batch = longest.schedule.batcher.take(time.monotonic_ns())
-            if batch is not None:
-                self.launch(longest, batch)
+        busy = any(variant.busy for variant in self.variants) or any(shadow.in_flight for shadow in self.shadows)
+        if not (busy or arrived) and (batch := longest.schedule.batcher.take(time.monotonic_ns())) is not None:
+            self.launch(longest, batch)
         for shadow in self.shadows:
             self.land(shadow)
 
@@ -189,8 +187,11 @@ class Server:
         return idle_ms
 
     def guard(self, pressure: Pressure) -> None:
-        """Refuse new work while memory is short; where that is not enough, let go of what peers have sent in part."""
+        """Refuse new work and drop the shadows' while memory is short; in need, also what peers have sent in part."""
         self.door.memory_short = pressure is not Pressure.NONE
+        if self.door.memory_short:
+            for shadow in self.shadows:
+                shadow.cancel(lambda copy: True, UNSCORED)
         if pressure is Pressure.CUT:
             self.router.cut()
 
@@ -207,9 +208,8 @@ class Server:
             flight = variant.engine.submit(
                 batch.bucket, [(piece.admitted.request, piece.begin, piece.end) for piece in batch.pieces]
             )
-        except Exception:
-            self.fail(variant, batch)
-            raise
+        except Exception as error:
+            return self.fail(error, variant, batch)
         alone = variant.schedule.lanes.launched(batch.bucket, flight.slot.lane, begin_ns)
         variant.in_flight.append(InFlight(batch, flight, begin_ns, alone))
         if variant.lazy.missing:
@@ -226,9 +226,8 @@ class Server:
                         raise DeviceFault(f"a launch has not finished in {LAUNCH_TIMEOUT_NS / 1e9:.0f} s")
                     continue
                 launched = engine.read(flying.flight)
-            except Exception:
-                self.fail(variant)
-                raise
+            except Exception as error:
+                return self.fail(error, variant)
             variant.in_flight.remove(flying)
             self.answer(variant, flying, launched)
             engine.release(flying.flight)
@@ -262,23 +261,23 @@ class Server:
             self.segments.sweep()
         everyone = (*self.variants, *self.shadows)
         incomplete = [variant for variant in everyone if variant.lazy.missing]
-        try:
-            for variant in incomplete[:1] or everyone:
+        for variant in incomplete[:1] or everyone:
+            try:
                 variant.improve(time.monotonic_ns())
-        except Exception:
-            self.fail(self.main)
-            raise
+            except Exception as error:
+                self.fail(error, variant)
 
-    def fail(self, broken: Variant, *launching: Batch) -> None:
-        """An engine broke: everyone who waits is told so before the process ends, and the engines are left alone.
+    def fail(self, error: Exception, broken: Variant, *launching: Batch) -> None:
+        """An engine broke: everyone who waits is told so, the engines are left alone, and ``error`` is raised.
 
-        ``launching`` were on their way to the broken one.
+        ``launching`` were on their way to the broken one. If that is expendable, the server goes on without it instead.
         """
-        refusal = Refusal(Status.UNAVAILABLE, "the engine failed; the server is stopping")
+        if broken.expendable:
+            return broken.retire(error, launching, time.monotonic_ns())
         for variant in (*self.variants, *self.shadows):
-            for admitted in variant.give_up(launching if variant is broken else (), time.monotonic_ns()):
-                variant.answers.dropped(admitted, refusal)
+            variant.give_up(BROKEN, launching if variant is broken else (), time.monotonic_ns())
         self.drain()
+        raise error
 
     def unanswered(self) -> int:
         """Requests that were accepted and wait for their reply, queued or in flight."""
@@ -290,8 +289,7 @@ class Server:
         for variant in self.variants:
             variant.schedule.batcher.tune(Settings())  # nothing more is worth waiting for
         for shadow in self.shadows:
-            for admitted in shadow.give_up((), time.monotonic_ns()):
-                shadow.answers.dropped(admitted, STOPPING)
+            shadow.give_up(UNSCORED, (), time.monotonic_ns())
         for _ in range(DRAIN_ROUNDS_MAX):
             while any(variant.busy for variant in self.variants):
                 self.step(0)

@@ -113,24 +113,29 @@ def recording(config: ServeConfig, main: Prepared, closing: ExitStack) -> Record
     return recorder
 
 
+def objective(config: ServeConfig, prepared: Prepared) -> SloController | None:
+    """Whoever holds the objective, if there is one: a request waits for a launch of each other variant too."""
+    if config.slo_p99_us is None:
+        return None
+    engine, splits = prepared.engine, sum(bool(given.share) for given in config.variants)
+    try:
+        return SloController(
+            slo_p99_ns=config.slo_p99_us * 1000,
+            cost=prepared.cost,
+            ladder=engine.captured_ladder,
+            slots=engine.launcher.slots_per_lane + splits,
+        )
+    except ValueError as error:
+        raise UsageFailure(f"--slo-p99-us {config.slo_p99_us}: {error}") from None
+
+
 def scheduled(config: ServeConfig, prepared: Prepared, recorder: Recorder | None) -> Schedule:
     """The batcher and who watches it, as configured."""
-    engine, cost = prepared.engine, prepared.cost
-    slo = None
-    if config.slo_p99_us is not None:
-        try:
-            slo = SloController(
-                slo_p99_ns=config.slo_p99_us * 1000,
-                cost=cost,
-                ladder=engine.captured_ladder,
-                slots=engine.launcher.slots_per_lane,
-            )
-        except ValueError as error:
-            raise UsageFailure(f"--slo-p99-us {config.slo_p99_us}: {error}") from None
+    slo = objective(config, prepared)
     return Schedule(
         queue(config, prepared, Settings(linger_ns=config.linger_us * 1000) if slo is None else slo.settings),
-        cost,
-        lanes=engine.lanes,
+        prepared.cost,
+        lanes=prepared.engine.lanes,
         default_deadline_us=config.deadline_us or config.slo_p99_us,
         slo=slo,
         recorder=recorder,
@@ -157,14 +162,19 @@ def further(
     replied: Counters,
     recorder: Recorder | None,
 ) -> Variant:
-    """A variant beside the main one; ``replied`` counts the server's replies. Nobody watches a shadow's queue."""
+    """A variant beside the main one; ``replied`` counts the server's replies.
+
+    Nobody watches a shadow's queue, but its launches keep to the cap that the objective gives.
+    """
     tally, engine, model = Tally(given.name), prepared.engine, prepared.model
     answers: Answers
     if given.share:
         schedule = scheduled(config, prepared, recorder)
         answers = Replies(router, schedule=schedule, counters=replied, version=model.version, tally=tally)
     else:
-        schedule = Schedule(queue(config, prepared, Settings()), prepared.cost, lanes=engine.lanes)
+        slo = objective(config, prepared)
+        settings = Settings() if slo is None else slo.settings
+        schedule = Schedule(queue(config, prepared, settings), prepared.cost, lanes=engine.lanes)
         answers = Comparison(schedule, tally)
     return Variant(
         model=model,
@@ -175,6 +185,8 @@ def further(
         answers=answers,
         tally=tally,
         share=given.share,
+        # What fails on a CPU has harmed nothing else; a CUDA context is lost for all.
+        expendable=not given.share and given.engine.device == "cpu",
     )
 
 

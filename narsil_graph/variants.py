@@ -1,8 +1,9 @@
 """The models of one server: each with its engine, its queue and its launches in flight, and which one scores what."""
 
+import sys
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
@@ -20,10 +21,14 @@ from narsil_transport.admission import Admitted
 from narsil_transport.batcher import Batch, Settings
 from narsil_transport.messages import Floats, InferRequest, StageTimes
 from narsil_transport.router import Route
-from narsil_transport.status import Refusal
+from narsil_transport.status import Refusal, Status
 
 # The name of the model of `--model`.
 MAIN = "A"
+# More copies would tell no more, and clients would wait for the queue: one of 65,536 requests of a row takes 63 ms to
+# plan anew when costs drift, this one 1 ms.
+COPIES_MAX = 1000
+UNSCORED = Refusal(Status.CANCELLED, "the shadow does not score this")
 
 
 class Answers(Protocol):
@@ -48,20 +53,27 @@ class Copy:
 
 
 class Comparison:
-    """The answers of a shadow: compared, and sent to nobody. ``offer`` fills its queue from what was answered."""
+    """The answers of a shadow: compared, and sent to nobody. ``offer`` fills its queue from what was answered.
+
+    Once there is a ``failure``, one sentence, it takes no more.
+    """
 
     def __init__(self, schedule: Schedule, tally: Tally) -> None:
         self.agreement = Agreement()
         self.dropped_copies = 0
+        self.failure: str | None = None
         self._schedule = schedule
         self._tally = tally
 
     def offer(self, finished: Iterable[Finished]) -> None:
         """Queue a copy of each of these requests; it waits for no deadline. What there is no room for is counted."""
+        batcher = self._schedule.batcher
         for answered in finished:
-            copy = replace(answered.admitted, route=Copy(answered.scores.copy()), deadline_ns=None, bulk=False)
-            if self._schedule.batcher.add(copy) is not None:
-                self.dropped_copies += 1
+            if self.failure is None and batcher.pending_requests < COPIES_MAX:
+                copy = replace(answered.admitted, route=Copy(answered.scores.copy()), deadline_ns=None, bulk=False)
+                if batcher.add(copy) is None:
+                    continue
+            self.dropped_copies += 1
 
     def scored(
         self, admitted: Admitted, scores: Floats, times: StageTimes, *, bucket_rows: int, rows_filled: int, now_ns: int
@@ -78,8 +90,8 @@ class Comparison:
 class Variant:
     """One model that is served, and what of its work is under way.
 
-    ``share`` of the requests are its own; with 0 it is a shadow. ``counters`` count its launches. The ``tally`` is None
-    where there is but one model.
+    ``share`` of the requests are its own; with 0 it is a shadow, which may be ``expendable``: when it fails, the others
+    go on. ``counters`` count its launches. The ``tally`` is None where there is but one model.
     """
 
     model: Model
@@ -90,6 +102,7 @@ class Variant:
     answers: Answers
     tally: Tally | None = None
     share: float = 1.0
+    expendable: bool = False
     scatter: Scatter = field(default_factory=Scatter)
     in_flight: deque[InFlight] = field(default_factory=deque[InFlight])
     last_launch_ns: int = 0
@@ -110,8 +123,13 @@ class Variant:
         if ladder is not None:
             schedule.batcher.use(ladder)
 
-    def give_up(self, launching: Iterable[Batch], now_ns: int) -> Iterable[Admitted]:
-        """Every request that waits here, queued, in flight or in these batches, each once. Nothing waits afterwards."""
+    def cancel(self, matches: Callable[[Admitted], bool], refusal: Refusal) -> None:
+        """Drop the queued requests that match, but for those of which something was launched."""
+        for admitted in self.schedule.batcher.cancel(matches):
+            self.answers.dropped(admitted, refusal)
+
+    def give_up(self, refusal: Refusal, launching: Iterable[Batch], now_ns: int) -> None:
+        """Drop every request that waits here, queued, in flight or in these batches, each once."""
         batcher = self.schedule.batcher
         batcher.tune(Settings())  # or take would let some linger
         lost = [*(flying.batch for flying in self.in_flight), *launching]
@@ -122,7 +140,16 @@ class Variant:
             lost.append(batch)
         # A request that was split is in several batches.
         waiting = {id(piece.admitted): piece.admitted for batch in lost for piece in batch.pieces}
-        return (waiting | {id(admitted): admitted for admitted in queued}).values()
+        for admitted in (waiting | {id(admitted): admitted for admitted in queued}).values():
+            self.answers.dropped(admitted, refusal)
+
+    def retire(self, error: Exception, launching: Iterable[Batch], now_ns: int) -> None:
+        """It has failed, and is expendable: nothing of it waits, launches or is captured any more."""
+        assert isinstance(self.answers, Comparison) and self.tally is not None, "only a shadow is expendable"
+        self.answers.failure = f"{type(error).__name__}: {error}"
+        self.give_up(UNSCORED, launching, now_ns)
+        self.lazy.missing.clear()
+        print(f"narsil-graph: shadow {self.tally.name} has failed and is left out: {error}", file=sys.stderr)
 
     def unanswered(self) -> int:
         """Requests that were accepted and wait for their reply, queued or in flight."""
@@ -145,19 +172,27 @@ class Variant:
         }
         if isinstance(self.answers, Comparison):
             told |= {"dropped": self.answers.dropped_copies, "agreement": self.answers.agreement.to_dict()}
+            if self.answers.failure is not None:
+                told["failed"] = self.answers.failure
         return told
 
 
 class Split:
     """Which variant scores a request: by its key, the same in every server with variants of these names and shares.
 
-    The names are hashed too, or the same keys would be the first to meet every new model.
+    The names are hashed too, or the same keys would be the first to meet every new model. From now on the variants'
+    schedules reckon with each other.
     """
 
     def __init__(self, main: Variant, others: Sequence[Variant]) -> None:
-        self._variants = (*others, main)
-        self._ends = [*accumulate(variant.share for variant in others)]
-        self._salt = ",".join(variant.tally.name for variant in others if variant.tally is not None).encode() + b"\0"
+        named = {variant.tally.name: variant for variant in others if variant.tally is not None}
+        # In the order of the names, whatever that of the command line was.
+        names = sorted(named)
+        self._variants = (*(named[name] for name in names), main)
+        self._ends = [*accumulate(named[name].share for name in names)]
+        self._salt = ",".join(names).encode() + b"\0"
+        for variant in self._variants:
+            variant.schedule.beside = [other.schedule for other in self._variants if other is not variant]
 
     def choose(self, request: InferRequest, route: Route) -> Variant:
         """One without a key goes by its connection and id, which spreads a client over all."""

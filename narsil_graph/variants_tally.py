@@ -1,11 +1,14 @@
 """What a server with several models counts of each: how fast it scores, and how far a shadow's scores are off. Pure."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from narsil_transport.messages import Floats, StageTimes
+from narsil_transport.status import Status
 
 # Eight bins an octave: a bin's ends are an eighth apart at most.
 BIN_BITS = 3
@@ -54,12 +57,17 @@ class Histogram:
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """The requests that the variant `name` has scored. `server` is empty of one that answers nobody."""
+    """The requests that the variant `name` has scored or `refused`. `server` is empty of one that answers nobody.
+
+    `score_sum` is of the `finite_rows`: those of the requests without a NaN or infinite score.
+    """
 
     name: str
     requests: int = 0
     rows: int = 0
+    finite_rows: int = 0
     score_sum: float = 0.0
+    refused: Counter[Status] = field(default_factory=Counter[Status])
     launch: Histogram = field(default_factory=Histogram)
     server: Histogram = field(default_factory=Histogram)
 
@@ -67,13 +75,17 @@ class Tally:
         """A request's scores are there."""
         self.requests += 1
         self.rows += len(scores)
-        self.score_sum += float(scores.sum())
+        score_sum = float(scores.sum())
+        if isfinite(score_sum):
+            self.finite_rows += len(scores)
+            self.score_sum += score_sum
         self.launch.add(times.fill_us + times.launch_us)
 
     def to_dict(self) -> dict[str, object]:
         """Ready for msgpack; PROTOCOL.md says what the keys mean."""
-        mean = {"score_mean": self.score_sum / self.rows} if self.rows else {}
-        counts = {"requests": self.requests, "rows": self.rows, **mean}
+        mean = {"score_mean": self.score_sum / self.finite_rows} if self.finite_rows else {}
+        refused = {status.name: count for status, count in sorted(self.refused.items())}
+        counts = {"requests": self.requests, "rows": self.rows, **mean, "refused": refused}
         return {**counts, "launch_us": self.launch.to_dict(), "server_us": self.server.to_dict()}
 
 

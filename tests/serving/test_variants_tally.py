@@ -63,6 +63,16 @@ def test_tally_counts_requests_rows_scores_and_the_time_of_the_launch() -> None:
     assert isinstance(launch, dict) and (launch["p50"], launch["count"]) == (12, 2)
 
 
+def test_scores_that_are_no_numbers_are_left_out_of_the_mean() -> None:
+    tally = Tally("B")
+    times = StageTimes(0.0, 0.0, 0.0, 0.0, 0.0)
+    tally.scored(np.array([float("nan"), 0.5], np.float32), times)
+    assert "score_mean" not in tally.to_dict()
+    tally.scored(np.array([0.25, 0.75], np.float32), times)
+    got = tally.to_dict()
+    assert (got["requests"], got["rows"], got["score_mean"]) == (2, 4, 0.5)
+
+
 @given(SCORES, st.randoms(use_true_random=False))
 def test_rank_agreement_is_the_share_of_pairs_in_the_same_order(ours: list[float], random: Any) -> None:
     theirs = [float(random.randrange(6)) for _ in ours]

@@ -39,7 +39,14 @@ def engine_of(model: Model, launcher: Scripted) -> Engine:
     return engine
 
 
-def shadow(model: Model, launcher: Scripted, *, queue_rows_max: int = 1 << 16, name: str = "B") -> Variant:
+def shadow(
+    model: Model,
+    launcher: Scripted,
+    *,
+    queue_rows_max: int = 1 << 16,
+    name: str = "B",
+    expendable: bool = False,
+) -> Variant:
     engine = engine_of(model, launcher)
     cost = CostModel({bucket: LaunchCost(1000, 1000) for bucket in engine.ladder.buckets})
     batcher = Batcher(ladder=engine.ladder, cost=cost, mode=Mode.WORKER, queue_rows_max=queue_rows_max)
@@ -53,6 +60,7 @@ def shadow(model: Model, launcher: Scripted, *, queue_rows_max: int = 1 << 16, n
         answers=Comparison(schedule, tally),
         tally=tally,
         share=0.0,
+        expendable=expendable,
     )
 
 
