@@ -17,7 +17,7 @@ def check_bind(bind: str, *, curve: bool, insecure: bool) -> None:
     refused by whoever binds it.
     """
     transport, separator, address = bind.partition("://")
-    local = transport in ("ipc", "inproc") or (transport == "tcp" and _is_loopback(address.rpartition(":")[0]))
+    local = transport in ("ipc", "inproc") or (transport == "tcp" and is_loopback(address.rpartition(":")[0]))
     if separator and not (local or curve or insecure):
         raise UsageFailure(
             f"--bind {bind} can be reached from other machines, by anybody: give --curve-secret-key and "
@@ -32,7 +32,8 @@ def check_libzmq() -> None:
         raise Failure(f"libzmq {zmq.zmq_version()} has holes that {oldest} closed: install a newer pyzmq")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host` is surely this machine; names other than localhost are not looked up."""
     if host == "localhost":
         return True
     try:

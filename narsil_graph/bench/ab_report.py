@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from narsil_graph.bench.agreement import Agreement
@@ -89,7 +90,7 @@ class Verdict:
             "a_against_a": {name: asdict(interval) for name, interval in self.check.items()},
             "b_against_a": {name: asdict(interval) for name, interval in self.found.items()},
             "too_noisy": self.noisy,
-            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "agreement": None if self.agreement is None else _finite(self.agreement.to_dict()),
             "conditions": [{"condition": str(one), "holds": holds} for one, holds in self.outcomes()],
             "blocks": self.blocks,
             "blocks_of_check": self.check_blocks,
@@ -97,3 +98,8 @@ class Verdict:
             "sentences": self.text().splitlines(),
             "exit_code": self.exit_code,
         }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}

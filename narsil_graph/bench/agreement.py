@@ -20,7 +20,7 @@ SCORES = ("score_max_diff", "score_mean_diff", "rank_agreement", "top1_kept")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far B's scores are from A's, over so many rows of so many requests.
+    """How far B's scores are from A's, over so many rows of so many requests; inf where one is no number.
 
     `rank_agreement` is the mean share of a request's pairs of rows (of 256 at most) that both put in the same order,
     ties being an order of their own, and `top1_kept` the share of requests in which B's best row has A's best score.
@@ -34,7 +34,7 @@ class Agreement:
     top1_kept: float
 
     def to_dict(self) -> dict[str, float]:
-        """As JSON has it."""
+        """By name."""
         return asdict(self)
 
 
@@ -64,9 +64,10 @@ def agreement(a: Mapping[int, Floats], b: Mapping[int, Floats]) -> Agreement | N
         if a[number].shape != b[number].shape:
             raise Failure(f"B answers a request of {len(a[number])} rows with {len(b[number])} scores")
     # NaN is as far from a score as can be, and equal to nothing.
-    apart = np.concatenate([np.abs(a[number].astype(np.float64) - b[number]) for number in both])
-    apart[np.isnan(apart)] = np.inf
-    orders = [_same_order(a[number], b[number]) for number in both if len(a[number]) > 1]
+    with np.errstate(invalid="ignore"):
+        apart = np.concatenate([np.abs(a[number].astype(np.float64) - b[number]) for number in both])
+        apart[np.isnan(apart)] = np.inf
+        orders = [_same_order(a[number], b[number]) for number in both if len(a[number]) > 1]
     kept = [bool(a[number][b[number].argmax()] == a[number].max()) for number in both]
     return Agreement(
         requests=len(both),

@@ -13,7 +13,7 @@ from narsil_graph.bench.driver import closed_loop, open_loop
 from narsil_graph.bench.log import Floats64, Log
 from narsil_graph.bench.requests import RequestPool
 from narsil_graph.bench.subject import LOST, OK, TIMEOUT, Subject
-from narsil_graph.errors import Failure
+from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.simulation.arrivals import Int64s, poisson_ns
 
 # Of each block, before it counts: the other server has had the caches meanwhile.
@@ -61,7 +61,7 @@ class Measured:
         """A Failure if nothing was scored."""
         statuses = Counter(log.statuses)
         if not log.rows_ok:
-            said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no request was sent"
+            said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "it took no request"
             raise Failure(f"{name} scored nothing in a block: {said}")
         # A refusal is quick: among the latencies it would make a server look better.
         lasting = np.array([status in (OK, TIMEOUT, LOST) for status in log.statuses], np.bool_)
@@ -116,12 +116,19 @@ def _block(
     lead_number = begin_number + len(pool) // 2
     lead_in_flight = load.in_flight if arrival_ns is None else 1
     closed_loop(side.subject, pool, lead_in_flight, LEAD_SHARE * load.block_s, begin_number=lead_number)
-    before_s = cpu_seconds(side.pids)
+    before_s = _cpu_s(side)
     if arrival_ns is None:
         found = closed_loop(side.subject, pool, load.in_flight, load.block_s, begin_number=begin_number)
     else:
         found = open_loop(side.subject, pool, arrival_ns, begin_number=begin_number)
-    return found, cpu_seconds(side.pids) - before_s
+    return found, _cpu_s(side) - before_s
+
+
+def _cpu_s(side: Side) -> float:
+    try:
+        return cpu_seconds(side.pids)
+    except UsageFailure:
+        raise Failure(f"a process of {side.name} has ended") from None
 
 
 def run_rounds(

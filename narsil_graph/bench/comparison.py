@@ -24,6 +24,8 @@ from narsil_graph.simulation.arrivals import Sizes
 # The check takes a third of the time: its interval may be that much wider than the verdict's.
 CHECK_SHARE = 1 / 3
 WARM_UP_S = 0.5
+# Of Poisson arrivals, on average: of so few it happens once in a million rounds that neither block has any.
+BLOCK_REQUESTS_MIN = 7
 # Of an open loop: more wait here than any server by its defaults takes of one client.
 OPEN_IN_FLIGHT_MAX = 1024
 
@@ -46,6 +48,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.starts != 1 and self.starts < ROUNDS_MIN:
             raise UsageFailure(f"want --starts 1, or {ROUNDS_MIN} at least: fewer do not show how starts differ")
+        of_block = self.load.block_s * (self.load.rate or np.inf)
+        if of_block < BLOCK_REQUESTS_MIN:
+            raise UsageFailure(
+                f"a block of --block-ms {self.load.block_s * 1000:g} has {of_block:.2g} requests at --rate "
+                f"{self.load.rate:g}: want {BLOCK_REQUESTS_MIN} at least"
+            )
         rounds = max(ROUNDS_MIN, self.starts)
         least_s = rounds * self.load.round_s / min(CHECK_SHARE, 1 - CHECK_SHARE)
         if self.seconds < least_s:

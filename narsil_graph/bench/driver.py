@@ -16,7 +16,8 @@ Clock = Callable[[], int]
 SLEEP_MARGIN_NS = 200_000
 # With no room there is nothing to do but wait for an answer; so often a subject may see that a connection is back.
 ROOM_WAIT_S = 0.001
-# Above a subject's own time-out, so that what is unanswered ends there as TIMEOUT, and as LOST only where it forgets.
+# Above a subject's own time-out, so that what is unanswered ends there as TIMEOUT, and as LOST only where it forgets:
+# an end that came later would be taken for that of another load's request of this number.
 DRAIN_S = 10.0
 
 
@@ -47,8 +48,9 @@ class _Flight:
                 intended_ns, sent_ns, rows = sent
                 self.log.add(intended_ns=intended_ns, sent_ns=sent_ns, rows=rows, done=done)
 
-    def drain(self, until_ns: int) -> None:
-        """Wait for what is under way; what has no end by then is LOST."""
+    def drain(self, drain_s: float) -> None:
+        """Wait so long for what is under way; what has no end by then is LOST."""
+        until_ns = self._clock() + int(drain_s * 1e9)
         while self.under_way and (left_ns := until_ns - self._clock()) > 0:
             self.poll(left_ns / 1e9)
         now_ns = self._clock()
@@ -73,8 +75,9 @@ def open_loop(
 ) -> Log:
     """Send one request at each of these times [n], counted from now, whether or not the others are answered.
 
-    Where there is no room for it, it waits here, and its latency runs all the same. What has no end `drain_s` after
-    the last time is LOST. The log's seconds run to the last time or the last answer, whichever is later.
+    Where there is no room for it, it waits here, and its latency runs all the same. What is not sent `drain_s` after
+    the last time, or has no end as long after the last was sent, is LOST. The log's seconds run to the last time or
+    the last end, whichever is later.
     """
     flight = _Flight(subject, pool, clock, keep_scores=keep_scores)
     with _no_collection():
@@ -95,7 +98,7 @@ def open_loop(
                 flight.poll(ROOM_WAIT_S)
             else:
                 break
-        flight.drain(give_up_ns)
+        flight.drain(drain_s)
         for place in range(sent, len(due_ns)):
             flight.never_sent(begin_number + place, due_ns[place])
     flight.log.seconds = (max(last_ns, _last_done_ns(flight.log, begin_ns)) - begin_ns) / 1e9
@@ -115,7 +118,7 @@ def closed_loop(
 ) -> Log:
     """Keep so many requests under way for so long, each sent when there is room for it, then wait for the last.
 
-    What has no end `drain_s` later is LOST. The log's seconds run to the last answer.
+    What has no end `drain_s` later is LOST. The log's seconds run to the last end.
     """
     flight = _Flight(subject, pool, clock, keep_scores=keep_scores)
     number = begin_number
@@ -131,16 +134,9 @@ def closed_loop(
                 wanted_ns = clock()
             else:
                 flight.poll(ROOM_WAIT_S)
-        flight.drain(end_ns + int(drain_s * 1e9))
+        flight.drain(drain_s)
     flight.log.seconds = (_last_done_ns(flight.log, begin_ns) - begin_ns) / 1e9
     return flight.log
-
-
-def capacity_per_s(
-    subject: Subject, pool: RequestPool, in_flight: int, seconds: float, *, clock: Clock = monotonic_ns
-) -> float:
-    """Requests per second that are answered with so many always under way: what an open loop cannot exceed for long."""
-    return closed_loop(subject, pool, in_flight, seconds, clock=clock).requests_per_s
 
 
 def _last_done_ns(log: Log, begin_ns: int) -> int:

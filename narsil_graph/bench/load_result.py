@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from narsil_graph.bench.log import Floats64, Log
-from narsil_graph.bench.subject import OK
+from narsil_graph.bench.subject import LOST, OK, TIMEOUT
 from narsil_graph.errors import Failure
 
 # What latencies are counted in: to 3 digits, the longest a minute.
@@ -16,6 +16,8 @@ LATENCY_US_MAX, DIGITS = 60_000_000, 3
 SHARES = (0.5, 0.9, 0.99, 0.999)
 # As a person reads them, and of how many answers at least: of fewer, p99.9 is another word for the largest.
 PERCENTILES = {"p50": ("p50", 1), "p90": ("p90", 10), "p99": ("p99", 100), "p999": ("p99.9", 1000)}
+# A server that leaves requests without any answer for so long, until the end, may have gone.
+SILENT_S = 1.0
 STAGES = ("client", "wire", "queue", "fill", "replay", "read", "reply")
 
 
@@ -36,13 +38,15 @@ class LoadResult:
     """What came of a load; None where there is nothing to tell of.
 
     Latencies are those of answered requests: `latency` from when one was to be sent, `naive` from when it was.
-    `slo_p99_us` is the p99 of all requests, in which one that has failed is later than any. `stages` add up to the
-    latency in their means: `client` is the wait to be sent, `wire` the round trip outside the server, `queue` to
-    `read` are the server's own, and `reply` is what is left of its time. `hdr` is the latencies' HdrHistogram, encoded.
+    `slo_p99_us` is the p99 of all requests, in which one that has failed is later than any. `silent_s` is how long the
+    load lasted after the last answer, be it a refusal. `stages` add up to the latency in their means: `client` is the
+    wait to be sent, `wire` the round trip outside the server, `queue` to `read` are the server's own, and `reply` is
+    what is left of its time. `hdr` is the latencies' HdrHistogram, encoded.
     """
 
     requests: int
     seconds: float
+    silent_s: float
     offered_per_s: float
     answered_per_s: float
     rows_per_s: float
@@ -66,6 +70,7 @@ class LoadResult:
         return cls(
             requests=len(log),
             seconds=log.seconds,
+            silent_s=_silent_s(log),
             offered_per_s=(len(log) - 1) / span_s if span_s else 0.0,
             answered_per_s=log.requests_per_s,
             rows_per_s=log.samples_per_s,
@@ -97,6 +102,8 @@ class LoadResult:
             "latency": self._text_of(self.latency),
             "naive": f"{self._text_of(self.naive)}  (from the sending, which hides waiting)",
         }
+        if self.silent_s > SILENT_S:
+            lines["silent"] = f"what was under way or due had no answer for the last {self.silent_s:.2f} s"
         if self.variants:
             lines["variants"] = ", ".join(f"{count} {name}" for name, count in self.variants.items())
         if self.cpu_s_per_million_rows is not None:
@@ -150,6 +157,13 @@ def stages_of(log: Log) -> dict[str, Floats64]:
     client_us = log.latency_us[told] - round_trip_us
     columns = client_us, round_trip_us - server_us, queue_us, fill_us, launch_us, read_us, rest_us
     return dict(zip(STAGES, columns, strict=True))
+
+
+def _silent_s(log: Log) -> float:
+    answered = np.array([status not in (TIMEOUT, LOST) for status in log.statuses], np.bool_)
+    if not answered.any():
+        return log.seconds
+    return float(log.done_ns.max() - log.done_ns[answered].max()) / 1e9
 
 
 def _spread(times_us: Floats64) -> Spread | None:

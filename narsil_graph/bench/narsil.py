@@ -11,10 +11,12 @@ from narsil_client.dealer import Dealer, connect
 from narsil_graph.bench.subject import OK, TIMEOUT, Done, Rows
 from narsil_graph.errors import UsageFailure
 from narsil_graph.model.spec import ModelSpec
-from narsil_transport.messages import WINDOW_START, InferRequest, RefusalReply, ScoresReply
+from narsil_transport.messages import WINDOW_START, InferRequest, Priority, RefusalReply, ScoresReply
 from narsil_transport.wire import WireError, decode_reply, encode_cancel, encode_request
 
 CONNECT_S = 5.0
+# Each takes eight file descriptors, and select knows 1,024 of them.
+CONNECTIONS_MAX = 100
 
 
 class _Server:
@@ -32,7 +34,8 @@ class NarsilSubject:
     """A connection per endpoint; each request goes to the one with the fewest unanswered that takes it.
 
     At most `inflight_max` requests are under way, at each server no more than it grants. One that is unanswered after
-    `timeout_s` ends as TIMEOUT and is cancelled. Of connections that break it knows nothing else.
+    `timeout_s` ends as TIMEOUT and is cancelled. Of connections that break it knows nothing else. A `deadline_us` is
+    every request's budget, whatever was recorded.
     """
 
     def __init__(
@@ -94,8 +97,12 @@ class NarsilSubject:
         self._servers.clear()
 
     def _encoded(self, rows: Rows) -> list[bytes]:
-        request = InferRequest(self._last_id + 1, "", self._deadline_us, None, rows.dense, rows.ids, None, None)
-        return encode_request(request)
+        deadline_us = rows.deadline_us if self._deadline_us is None else self._deadline_us
+        priority = Priority.BULK if rows.bulk else Priority.INTERACTIVE
+        request_id = self._last_id + 1
+        return encode_request(
+            InferRequest(request_id, "", deadline_us, None, rows.dense, rows.ids, None, None, priority)
+        )
 
     def _wait(self, timeout_s: float) -> None:
         if self._expiries:
@@ -158,8 +165,11 @@ def narsil_subject(
 ) -> NarsilSubject:
     """A connection to servers of one model.
 
-    UsageFailure where an endpoint is malformed, a key cannot be read, or nobody is there within CONNECT_S seconds.
+    UsageFailure where an endpoint is malformed, a key cannot be read, nobody is there within CONNECT_S seconds, or
+    there are more than CONNECTIONS_MAX.
     """
+    if len(endpoints) > CONNECTIONS_MAX:
+        raise UsageFailure(f"want at most {CONNECTIONS_MAX} connections in all, got {len(endpoints)}")
     try:
         keys = None if curve is None else curve.read()
         return NarsilSubject(endpoints, inflight_max, timeout_s=timeout_s, deadline_us=deadline_us, keys=keys)
@@ -174,3 +184,11 @@ def fetch_spec(endpoint: str, *, curve: Curve | None = None) -> ModelSpec:
             return ModelSpec.from_dict(client.metadata().meta.get("spec"))
     except (NarsilError, ValueError) as error:
         raise UsageFailure(f"{endpoint}: {error}") from None
+
+
+def common_spec(endpoints: Sequence[str], *, curve: Curve | None = None) -> ModelSpec:
+    """What each of these servers serves. UsageFailure also where it is not the same."""
+    spec, *others = (fetch_spec(endpoint, curve=curve) for endpoint in endpoints)
+    if any(other != spec for other in others):
+        raise UsageFailure("the servers at these endpoints have different models")
+    return spec

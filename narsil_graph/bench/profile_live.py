@@ -1,8 +1,9 @@
 """The stages of a running server's requests, as its replies tell them."""
 
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 
 from narsil_client.curve import Curve
+from narsil_graph.bench.driver import ROOM_WAIT_S
 from narsil_graph.bench.narsil import fetch_spec, narsil_subject
 from narsil_graph.bench.requests import RequestPool
 from narsil_graph.bench.subject import Done, Subject
@@ -39,8 +40,11 @@ def live_stages(
 
 
 def _answer(subject: Subject, number: int, pool: RequestPool) -> Done:
+    end_s = monotonic() + TIMEOUT_S
     while not subject.submit(number, pool[number]):
-        subject.poll(TIMEOUT_S)
+        subject.poll(ROOM_WAIT_S)
+        if monotonic() > end_s:
+            raise Failure(f"the server took no request for {TIMEOUT_S:g} s")
     while not (ended := subject.poll(TIMEOUT_S)):
         pass
     return ended[0]

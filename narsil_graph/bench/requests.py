@@ -6,7 +6,7 @@ import numpy as np
 
 from narsil_graph.bench.subject import Floats, Int32s, Rows
 from narsil_graph.model.spec import ModelSpec
-from narsil_graph.simulation.arrivals import Int64s, Sizes
+from narsil_graph.simulation.arrivals import Arrivals, Int64s, Sizes
 from narsil_graph.simulation.arrivals import constant as constant_sizes
 
 # Of the longest trace. At 156 bytes a row, as the reference model has, that is 40 MiB: beyond any cache.
@@ -22,6 +22,7 @@ class RequestPool:
     def __init__(self, spec: ModelSpec, sizes: Sizes, seed: int, count: int = 512) -> None:
         rng = np.random.default_rng(seed)
         self._fill(spec, sizes(rng, count), rng)
+        self._named: list[tuple[int | None, bool]] = [(None, False)] * len(self)
 
     @classmethod
     def constant(cls, spec: ModelSpec, rows: int, seed: int, count: int = 512) -> Self:
@@ -29,9 +30,12 @@ class RequestPool:
         return cls(spec, constant_sizes(rows), seed, count)
 
     @classmethod
-    def recorded(cls, spec: ModelSpec, rows: Int64s, seed: int) -> Self:
-        """Requests of these rows [n], in this order."""
-        return cls(spec, lambda rng, count: rows, seed, len(rows))
+    def recorded(cls, spec: ModelSpec, arrivals: Arrivals, seed: int) -> Self:
+        """As many rows as these have, in their order, with their budgets and priorities."""
+        pool = cls(spec, lambda rng, count: arrivals.rows, seed, len(arrivals))
+        budgets = (deadline_us or None for deadline_us in arrivals.deadline_us.tolist())
+        pool._named = list(zip(budgets, arrivals.bulk.tolist(), strict=True))
+        return pool
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -40,7 +44,8 @@ class RequestPool:
         place = number % len(self._rows)
         begin = self._begins[place]
         end = begin + self._rows[place]
-        return Rows(self._dense[begin:end], self._ids[begin:end])
+        deadline_us, bulk = self._named[place]
+        return Rows(self._dense[begin:end], self._ids[begin:end], deadline_us, bulk)
 
     def _fill(self, spec: ModelSpec, rows: Int64s, rng: np.random.Generator) -> None:
         if not len(rows):

@@ -18,10 +18,12 @@ OK, TIMEOUT, LOST = "OK", "TIMEOUT", "LOST"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """One request: dense f4 [n, D] and one id per feature, ids i4 [n, F]."""
+    """One request: dense f4 [n, D] and one id per feature, ids i4 [n, F]; where recorded, its budget and priority."""
 
     dense: Floats
     ids: Int32s
+    deadline_us: int | None = None
+    bulk: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.dense) or len(self.dense) != len(self.ids):

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 from narsil_client.curve import Curve
-from narsil_graph.bench.narsil import fetch_spec, narsil_subject
+from narsil_graph.bench.listeners import listeners
+from narsil_graph.bench.narsil import common_spec, narsil_subject
 from narsil_graph.bench.subject import Started, Starting
 from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.model.spec import ModelSpec
@@ -24,7 +25,7 @@ from narsil_graph.model.weights import load_model
 START_S = 300.0
 STOP_S = 15.0
 POLL_S = 0.02
-WANTED = "want tcp://HOST:PORT, ipc://PATH, 'serve: OPTIONS', FILE.toml or adapter:MODULE[:MODEL]"
+WANTED = "want tcp://HOST:PORT[,tcp://...], ipc://PATH, 'serve: OPTIONS', FILE.toml or adapter:MODULE[:MODEL]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def parse_variant(text: str, model: Path, *, curve: Curve | None = None) -> Vari
 
 @contextmanager
 def _attached(endpoints: Sequence[str], curve: Curve | None) -> Generator[Running]:
-    yield _reached(endpoints, (), curve)
+    yield _reached(endpoints, listeners(*endpoints), curve)
 
 
 @contextmanager
@@ -88,7 +89,13 @@ def _served(options: Sequence[str]) -> Generator[Running]:
         try:
             _await_ready(process, ready, log_path)
             endpoints = [word for word in ready.read_text().split() if "://" in word]
-            yield _reached(endpoints, family(process.pid))
+            try:
+                yield _reached(endpoints, family(process.pid))
+            except Failure:
+                # Whatever failed, a server that is not there any more says why.
+                if process.poll() is not None:
+                    raise Failure(_last_words(process, log_path)) from None
+                raise
         finally:
             process.terminate()
             try:
@@ -102,11 +109,17 @@ def _await_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> No
     end = time.monotonic() + START_S
     while not ready.exists():
         if process.poll() is not None:
-            words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise UsageFailure(f"a server that was started ended with code {process.returncode}: {words[-1]}")
+            raise UsageFailure(_last_words(process, log))
         if time.monotonic() > end:
             raise Failure(f"a server was not ready after {START_S:.0f} s")
         time.sleep(POLL_S)
+
+
+def _last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    # What any server says on its way is not why this one ended.
+    words = ["it said nothing", *(line for line in lines if not line.startswith(("captured ", "ready ")))]
+    return f"a server that was started ended with code {process.returncode}: {words[-1]}"
 
 
 @contextmanager
@@ -122,15 +135,14 @@ def _adapter(module: str) -> Callable[[Path], Starting]:
         sys.path.insert(0, os.getcwd())
     try:
         start: Callable[[Path], Starting] = import_module(module).start
-    except (ImportError, AttributeError) as error:
+    # The last two are what it says to no name and to a relative one.
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageFailure(f"{module} is no adapter: {error}") from None
     return start
 
 
 def _reached(endpoints: Sequence[str], pids: tuple[int, ...], curve: Curve | None = None) -> Running:
-    return Running(
-        Started(partial(narsil_subject, endpoints, curve=curve), pids), fetch_spec(endpoints[0], curve=curve)
-    )
+    return Running(Started(partial(narsil_subject, endpoints, curve=curve), pids), common_spec(endpoints, curve=curve))
 
 
 def family(pid: int) -> tuple[int, ...]:

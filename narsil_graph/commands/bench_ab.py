@@ -1,6 +1,5 @@
 """`narsil-graph bench ab`: whether B is faster than A, and whether it answers the same."""
 
-import json
 import signal
 import sys
 from collections.abc import Generator
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, Finite, check_files, write_report
 from narsil_graph.commands.curve import curve_options
-from narsil_graph.errors import Failure, UsageFailure
 
 if TYPE_CHECKING:
     from narsil_client.curve import Curve
-    from narsil_graph.bench.ab_report import Verdict
 
-POSITIVE_NUMBER = click.FloatRange(min=0, min_open=True)
-SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+SHARE = Finite(min=0, max=1, min_open=True, max_open=True)
 COLUMNS = 78
 
 
@@ -48,8 +45,9 @@ COLUMNS = 78
 def ab(a: str, b: str, curve: "Curve | None", report: Path | None, png: Path | None, **options: Any) -> None:
     """Compare two servers, A and B, in short blocks that take turns, after A with itself.
 
-    Each is tcp://HOST:PORT, ipc://PATH, 'serve: OPTIONS', a FILE.toml for serve, or adapter:MODULE[:MODEL]. Exits with
-    0, with 1 where a --fail-if holds, or with 3 where that, or without one the p50, is too noisy to say.
+    Each is tcp://HOST:PORT or ipc://PATH, or several of these with commas between, 'serve: OPTIONS', a FILE.toml for
+    serve, or adapter:MODULE[:MODEL]. Exits with 0, with 1 where a --fail-if holds, or with 3 where that, or without one
+    the p50, is too noisy to say.
     """
     from narsil_graph.bench.ab_report import Verdict
     from narsil_graph.bench.blocks import Load
@@ -59,7 +57,7 @@ def ab(a: str, b: str, curve: "Curve | None", report: Path | None, png: Path | N
     from narsil_graph.bench.verdict import Tolerance
     from narsil_graph.simulation.arrivals import parse_sizes
 
-    _check_files(report, png)
+    check_files(report, png)
     variants = [parse_variant(text, options["model"], curve=curve) for text in (a, b)]
     conditions = [parse_condition(text) for text in options["conditions"]]
     plan = Plan(
@@ -70,18 +68,20 @@ def ab(a: str, b: str, curve: "Curve | None", report: Path | None, png: Path | N
         starts=options["starts"],
         pin=options["pin"],
     )
-    with _ended_by_sigterm():
-        check, found = compare(variants[0], variants[1], plan, _tell)
-    _tell("")
+    try:
+        with _ended_by_sigterm():
+            check, found = compare(variants[0], variants[1], plan, _tell)
+    finally:
+        _tell("")
     tolerance = Tolerance(margin=options["margin"], resolution=options["resolution"])
     verdict = Verdict.of(check, found, tolerance, conditions, options["seed"])
     click.echo(f"A: {a}\nB: {b}\n{verdict.text()}")
+    if report is not None:
+        write_report(report, {"a": a, "b": b} | options, {"result": verdict.to_dict()})
     if png is not None:
         from narsil_graph.bench.ab_plot import plot
 
         plot(verdict, found, png)
-    if report is not None:
-        _write(report, verdict, {"a": a, "b": b} | options)
     sys.exit(verdict.exit_code)
 
 
@@ -93,33 +93,6 @@ def _ended_by_sigterm() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _check_files(report: Path | None, png: Path | None) -> None:
-    """What would be found out only after the comparison. Raises UsageFailure."""
-    for path in (report, png):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageFailure(f"cannot write {path}: there is no such folder")
-    if png is not None:
-        from narsil_graph.bench.load_plot import figures
-
-        figures()
-
-
-def _write(report: Path, verdict: "Verdict", options: dict[str, Any]) -> None:
-    from narsil_graph import __version__
-    from narsil_graph.machine_id import machine_id
-
-    told: dict[str, Any] = {
-        "version": __version__,
-        "machine": machine_id("cpu"),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
-        "result": verdict.to_dict(),
-    }
-    try:
-        report.write_text(json.dumps(told, indent=1) + "\n")
-    except OSError as error:
-        raise Failure(f"cannot write {report}: {error.strerror}") from None
 
 
 def _tell(text: str) -> None:

@@ -1,6 +1,5 @@
 """`narsil-graph bench load`: what a server makes of a load."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from narsil_graph.commands import MODEL_PATH, POSITIVE
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, Finite, check_files, write_report
 from narsil_graph.commands.curve import curve_options
 from narsil_graph.errors import Failure, UsageFailure
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from narsil_graph.model.spec import ModelSpec
     from narsil_graph.simulation.arrivals import Arrivals
 
-POSITIVE_NUMBER = click.FloatRange(min=0, min_open=True)
-SECONDS, CLOSED_IN_FLIGHT = 10.0, 16
+SECONDS, CLOSED_IN_FLIGHT, SIZES = 10.0, 16, "mlperf"
 # Of an open loop: more wait here than any server by its defaults takes of one client.
 OPEN_IN_FLIGHT_MAX = 4096
 COLUMNS = 78
@@ -33,23 +32,27 @@ COLUMNS = 78
 @click.option("--arrivals", type=click.Choice(["poisson", "fixed", "bursty", "trace", "closed"]), default="poisson",
               help="When requests are sent; closed: so many are always under way.")  # fmt: skip
 @click.option("--rate", type=POSITIVE_NUMBER, default=None, help="Requests per second: poisson, fixed and bursty.")
-@click.option("--trace", type=MODEL_PATH, default=None, help="Recorded traffic for trace: of serve --record.")
-@click.option("--rate-scale", type=POSITIVE_NUMBER, default=1.0, help="So many times the trace's rate.")
+@click.option("--trace", type=MODEL_PATH, default=None,
+              help="Of serve --record, for trace: times, sizes, budgets and priorities are as recorded.")  # fmt: skip
+@click.option("--rate-scale", type=POSITIVE_NUMBER, default=None, show_default="1",
+              help="So many times the trace's rate.")  # fmt: skip
 @click.option("--in-flight", type=POSITIVE, default=None, show_default=f"{CLOSED_IN_FLIGHT} of closed",
               help="Requests under way: always, of closed; at most, of the others.")  # fmt: skip
-@click.option("--sizes", default="mlperf", metavar="KIND",
+@click.option("--sizes", default=None, show_default=SIZES, metavar="KIND",
               help="Rows of drawn requests: constant:ROWS, lognormal:MEDIAN:SIGMA[:MAX] or mlperf.")  # fmt: skip
 @click.option("--seconds", type=POSITIVE_NUMBER, default=None, show_default=f"{SECONDS:g}; all of a trace",
               help="How long it lasts; with --find-max each trial.")  # fmt: skip
-@click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="Before it, not counted.")
+@click.option("--warm-up-s", type=Finite(min=0), default=1.0, help="Before it, not counted.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed asks the same at the same times.")
-@click.option("--deadline-us", type=POSITIVE, default=None, help="The budget that each request names.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=5.0,
+@click.option("--deadline-us", type=POSITIVE, default=None, 
+              help="The budget that each request names, in place of a recorded one.")  # fmt: skip
+@click.option("--timeout", "timeout_s", type=Finite(min=0.001), default=5.0,
               help="Seconds until a request counts as failed.")  # fmt: skip
 @click.option("--connections", type=POSITIVE, default=1, help="To each endpoint.")
 @click.option("--find-max", is_flag=True, help="Find the highest rate that meets --slo-p99-us.")
 @click.option("--slo-p99-us", type=POSITIVE, default=None, help="Within this 99% of all requests are to be answered.")
-@click.option("--server-pid", "pids", type=POSITIVE, multiple=True, help="Count this process' CPU time; may repeat.")
+@click.option("--server-pid", "pids", type=POSITIVE, multiple=True, show_default="who listens at a local ENDPOINT",
+              help="Count this process' CPU time; may repeat.")  # fmt: skip
 @curve_options
 @click.option("--json", "report", type=MODEL_PATH, default=None, help="Write the numbers to this file, too.")
 @click.option("--png", type=MODEL_PATH, default=None, help="Draw percentiles, time line and stages.")
@@ -60,13 +63,14 @@ def load(
 
     Latency counts from when a request was to be sent, so that waiting for a slow server counts as well.
     """
-    from narsil_graph.bench.narsil import fetch_spec, narsil_subject
+    from narsil_graph.bench.listeners import listeners
+    from narsil_graph.bench.narsil import common_spec, narsil_subject
 
     _check(options, report, png)
+    given = options["pids"]
+    options["pids"] = given or listeners(*endpoints)
     trace = _trace(options)
-    spec, *others = (fetch_spec(endpoint, curve=curve) for endpoint in endpoints)
-    if any(other != spec for other in others):
-        raise UsageFailure("the servers at these endpoints have different models")
+    spec = common_spec(endpoints, curve=curve)
     in_flight = options["in_flight"] or (CLOSED_IN_FLIGHT if options["arrivals"] == "closed" else OPEN_IN_FLIGHT_MAX)
     subject = narsil_subject(
         endpoints * options["connections"],
@@ -87,6 +91,8 @@ def load(
     if result is not None:
         click.echo(result.text())
     _write(loader, found, result, report, png, options | {"endpoints": endpoints})
+    if result is not None and result.latency is not None and given and result.cpu_s_per_million_rows is None:
+        raise Failure("a process of --server-pid has ended meanwhile, and its CPU time was not counted")
     if found is not None and found.rate is None:
         raise Failure(f"no rate that was tried has a p99 of {options['slo_p99_us']} us")
     if result is not None and result.latency is None:
@@ -98,27 +104,26 @@ def _check(options: dict[str, Any], report: Path | None, png: Path | None) -> No
     from narsil_graph.bench.cpu_seconds import cpu_seconds
 
     kind, timed = options["arrivals"], options["arrivals"] in ("poisson", "fixed", "bursty")
+    if options["slo_p99_us"] is not None and not options["find_max"]:
+        raise UsageFailure("--slo-p99-us is for --find-max")
     if options["find_max"] and (not timed or options["slo_p99_us"] is None or options["rate"] is not None):
         raise UsageFailure("--find-max wants --slo-p99-us, arrivals poisson, fixed or bursty, and no --rate")
     if not options["find_max"] and timed != (options["rate"] is not None):
         raise UsageFailure(f"--arrivals {kind} wants {'a' if timed else 'no'} --rate")
     if (kind == "trace") != (options["trace"] is not None):
         raise UsageFailure("--arrivals trace wants a --trace, and the others none")
+    for name, ours in (("sizes", kind != "trace"), ("rate_scale", kind == "trace")):
+        if options[name] is not None and not ours:
+            raise UsageFailure(f"--arrivals {kind} wants no --{name.replace('_', '-')}")
     cpu_seconds(options["pids"])
-    for path in (report, png):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageFailure(f"cannot write {path}: there is no such folder")
-    if png is not None:
-        from narsil_graph.bench.load_plot import figures
-
-        figures()
+    check_files(report, png)
 
 
 def _trace(options: dict[str, Any]) -> "Arrivals | None":
     from narsil_graph.bench.load import recorded
 
     path = options["trace"]
-    return None if path is None else recorded(path, options["rate_scale"], options["seconds"])
+    return None if path is None else recorded(path, options["rate_scale"] or 1.0, options["seconds"])
 
 
 def _pool(spec: "ModelSpec", trace: "Arrivals | None", options: dict[str, Any]) -> "RequestPool":
@@ -126,8 +131,8 @@ def _pool(spec: "ModelSpec", trace: "Arrivals | None", options: dict[str, Any]) 
     from narsil_graph.simulation.arrivals import parse_sizes
 
     if trace is not None:
-        return RequestPool.recorded(spec, trace.rows, options["seed"])
-    return RequestPool(spec, parse_sizes(options["sizes"]), options["seed"])
+        return RequestPool.recorded(spec, trace, options["seed"])
+    return RequestPool(spec, parse_sizes(options["sizes"] or SIZES), options["seed"])
 
 
 def _loader(subject: "Subject", line: "_Line", pool: "RequestPool", options: dict[str, Any]) -> "Loader":
@@ -135,7 +140,8 @@ def _loader(subject: "Subject", line: "_Line", pool: "RequestPool", options: dic
     from narsil_graph.bench.progress import Watched
 
     watched = Watched(subject, line.show) if line.shown else subject
-    return Loader(watched, pool, seed=options["seed"], warm_up_s=options["warm_up_s"], pids=options["pids"])
+    named = {name: options[name] for name in ("seed", "warm_up_s", "timeout_s", "pids")}
+    return Loader(watched, pool, **named)
 
 
 def _searched(loader: "Loader", line: "_Line", options: dict[str, Any]) -> "Found":
@@ -161,26 +167,16 @@ def _write(
     png: Path | None,
     options: dict[str, Any],
 ) -> None:
+    if report is not None:
+        told = {
+            "result": None if result is None else result.to_dict(),
+            "find_max": None if found is None else found.to_dict(),
+        }
+        write_report(report, options, told)
     if png is not None:
         from narsil_graph.bench.load_plot import plot
 
         plot(loader.log, png)
-    if report is None:
-        return
-    from narsil_graph import __version__
-    from narsil_graph.machine_id import machine_id
-
-    told: dict[str, Any] = {
-        "version": __version__,
-        "machine": machine_id("cpu"),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
-        "result": None if result is None else result.to_dict(),
-        "find_max": None if found is None else found.to_dict(),
-    }
-    try:
-        report.write_text(json.dumps(told, indent=1) + "\n")
-    except OSError as error:
-        raise Failure(f"cannot write {report}: {error.strerror}") from None
 
 
 class _Line:

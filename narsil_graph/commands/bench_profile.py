@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE, engine_config, engine_options
+from narsil_graph.commands.bench_options import check_folders
 from narsil_graph.commands.curve import curve_options
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def profile(
     """
     from narsil_graph.errors import Failure, UsageFailure
 
+    check_folders(json_path, trace)
     if endpoint is not None:
+        _refuse({*options, "threads"})
         if model is not None or trace is not None:
             raise UsageFailure("--connect profiles a running server: it takes neither a MODEL nor --trace")
         found = _live(endpoint, curve, rows=rows, requests=requests, seed=seed)
@@ -68,6 +72,17 @@ def profile(
             json_path.write_text(json.dumps(found.to_dict(), indent=1))
         except OSError as error:
             raise Failure(f"cannot write {json_path}: {error.strerror}") from None
+
+
+def _refuse(names: set[str]) -> None:
+    """Raises UsageFailure where one of these options is given: a running server has chosen already."""
+    from narsil_graph.errors import UsageFailure
+
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageFailure(f"--connect profiles a running server: it takes no {parameter.opts[0]}")
 
 
 def _live(endpoint: str, curve: "Curve | None", *, rows: int, requests: int, seed: int) -> "Profile":

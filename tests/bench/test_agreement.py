@@ -74,3 +74,8 @@ def test_scored_has_every_request_that_was_answered() -> None:
     found = scored(InstantSubject(about(5.0), refused=frozenset({2})), POOL, 5, in_flight=2)
     assert sorted(found) == [0, 1, 3, 4]
     assert found[3].tolist() == POOL[3].dense[:, 0].tolist()
+
+
+def test_infinite_scores_are_compared_without_a_warning() -> None:
+    found = agreement({0: of(np.inf, 0.5, np.inf)}, {0: of(np.inf, 0.5, np.inf)})
+    assert found is not None and found.score_max_diff == np.inf

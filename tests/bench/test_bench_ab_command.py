@@ -87,8 +87,10 @@ def test_starts_are_the_unit_where_there_are_several(base: str, slower: str, tmp
 def test_running_servers_are_attached_to(tmp_path: Path) -> None:
     png = tmp_path / "ab.png"
     with SpecServer(scored) as a, SpecServer(scored) as b:
-        result = ran(a.endpoint, b.endpoint, *SHORT, "--rate", 500, "--block-ms", 10, "--seconds", 1, "--png", png)
+        result = ran(a.endpoint, b.endpoint, *SHORT, "--rate", 500, "--block-ms", 20, "--seconds", 2, "--png", png)
     assert "B's scores are A's, bit for bit" in result.stdout
+    # They listen here, so their processes are known.
+    assert "B's CPU time per sample" in result.stdout
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
@@ -101,9 +103,35 @@ def test_models_with_other_inputs_are_refused() -> None:
         ran(a.endpoint, b.endpoint, *SHORT)
 
 
+def test_servers_of_one_side_with_different_models_are_refused() -> None:
+    with (
+        SpecServer(scored) as a,
+        SpecServer(scored, Shape(dense_features=5).spec()) as b,
+        pytest.raises(UsageFailure, match="the servers at these endpoints have different models"),
+    ):
+        ran(f"{a.endpoint},{b.endpoint}", a.endpoint, *SHORT)
+
+
+def test_score_that_is_no_number_fails_its_condition_and_is_null_in_json(
+    monkeypatch: pytest.MonkeyPatch, base: str, tmp_path: Path
+) -> None:
+    wrong = adapter(monkeypatch, "the_nan", [about(1000.0)], added=float("nan"))
+    result = ran(base, wrong, *SHORT, *CALM, "--fail-if", "score_max_diff > 1e-5", "--json", tmp_path / "ab.json")
+    text = (tmp_path / "ab.json").read_text()
+    assert result.exit_code == 1
+    assert "Infinity" not in text and json.loads(text)["result"]["agreement"]["score_max_diff"] is None
+
+
+@pytest.mark.parametrize("option", ["--rate", "--seconds", "--margin", "--resolution"])
+def test_what_is_no_number_is_refused(base: str, option: str) -> None:
+    result = ran(base, base, *SHORT, option, "nan")
+    assert result.exit_code == 2 and f"Invalid value for '{option}'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--rate", 10), "a block of --block-ms 250 has 2.5 requests at --rate 10: want 7 at least"),
         (("--starts", 3), "want --starts 1, or 6 at least"),
         (("--seconds", 1, "--block-ms", 1000), "want --seconds 79 at least"),
         (("--fail-if", "p98 > 1"), "want --fail-if"),

@@ -1,6 +1,7 @@
 """Blocks take turns, ask both the same, and give one ratio a round."""
 
 import itertools
+import subprocess
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from narsil_graph.bench import blocks
 from narsil_graph.bench.blocks import Load, Measured, Round, Side, run_round, run_rounds
 from narsil_graph.bench.log import Log
-from narsil_graph.bench.subject import OK, TIMEOUT, Done
+from narsil_graph.bench.subject import OK, TIMEOUT, Done, Rows
 from narsil_graph.errors import Failure
 from tests.bench.instant_server import InstantSubject, about
 from tests.bench.virtual_server import POOL
@@ -83,6 +84,23 @@ def test_side_that_scores_nothing_is_a_failure_that_says_why() -> None:
     silent = Side("B", InstantSubject(about(5.0), refused=frozenset(range(1 << 16))), ())
     with pytest.raises(Failure, match=r"B scored nothing in a block: [0-9]+ OVERLOADED"):
         run_round(sides(5.0, 5.0)[0], silent, POOL, CLOSED, np.random.default_rng(0))
+
+
+def test_side_that_takes_nothing_is_a_failure_that_says_so() -> None:
+    class Gone(InstantSubject):
+        def submit(self, number: int, rows: Rows) -> bool:
+            return False
+
+    with pytest.raises(Failure, match="B scored nothing in a block: it took no request"):
+        run_round(sides(5.0, 5.0)[0], Side("B", Gone(about(5.0)), ()), POOL, CLOSED, np.random.default_rng(0))
+
+
+def test_side_whose_process_has_ended_is_a_failure_that_says_so() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    ended = Side("B", InstantSubject(about(5.0)), (process.pid,))
+    with pytest.raises(Failure, match="a process of B has ended"):
+        run_round(sides(5.0, 5.0)[0], ended, POOL, CLOSED, np.random.default_rng(0))
 
 
 def test_rounds_go_on_until_enough_when_time_is_over() -> None:

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from narsil_graph.bench.driver import SLEEP_MARGIN_NS, capacity_per_s, closed_loop, open_loop
+from narsil_graph.bench.driver import SLEEP_MARGIN_NS, closed_loop, open_loop
 from narsil_graph.bench.subject import LOST, OK, Done, Rows
 from narsil_graph.simulation.arrivals import Int64s
 from tests.bench.virtual_server import LOOK_NS, MS, POOL, VirtualServer
@@ -118,9 +118,16 @@ def test_closed_loop_waits_for_room_and_counts_the_waiting() -> None:
     assert np.median(log.latency_us) > 1.8 * np.median(log.naive_us)
 
 
-def test_capacity_is_what_is_answered_with_all_busy() -> None:
+def test_rate_of_a_closed_loop_is_that_of_what_was_scored() -> None:
     server = VirtualServer(refused=frozenset(range(0, 10_000, 2)))
-    assert capacity_per_s(server, POOL, 8, 0.2, clock=server.clock) == pytest.approx(500, rel=0.05)
+    assert closed_loop(server, POOL, 8, 0.2, clock=server.clock).requests_per_s == pytest.approx(500, rel=0.05)
+
+
+def test_request_that_waited_for_room_has_as_long_as_any_to_end() -> None:
+    # Each takes 0.4 s, and only one is under way: the second is sent when the time to send is nearly over.
+    server = VirtualServer(service_ns=400 * MS, room=1)
+    log = open_loop(server, POOL, every(MS, 2), drain_s=0.5, clock=server.clock)
+    assert log.statuses == [OK, OK]
 
 
 def test_garbage_collection_is_as_before_after_a_load_that_fails() -> None:

@@ -44,6 +44,15 @@ def test_percentiles_are_of_answered_requests() -> None:
     assert result.statuses == {OK: 1000, TIMEOUT: 1}
 
 
+def test_load_at_whose_end_nothing_was_answered_says_so() -> None:
+    whole, broken = log_of([100] * 10), log_of([100] * 10)
+    for status, done_ns in (("OVERLOADED", 500_000_000), (TIMEOUT, 2_600_000_000)):
+        broken.add(intended_ns=0, sent_ns=0, rows=2, done=Done(10, done_ns, status))
+    assert LoadResult.of(whole).silent_s == 0 and "silent" not in LoadResult.of(whole).text()
+    assert LoadResult.of(broken).silent_s == pytest.approx(2.1)
+    assert "silent    what was under way or due had no answer for the last 2.10 s" in LoadResult.of(broken).text()
+
+
 def test_naive_latency_leaves_out_the_wait_to_be_sent() -> None:
     result = LoadResult.of(log_of([500] * 10, wait_us=100))
     assert result.latency is not None and result.naive is not None

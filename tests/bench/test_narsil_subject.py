@@ -11,7 +11,7 @@ from narsil_graph.bench import narsil
 from narsil_graph.bench.narsil import NarsilSubject, fetch_spec, narsil_subject
 from narsil_graph.bench.subject import OK, TIMEOUT, Done, Rows
 from narsil_graph.errors import UsageFailure
-from narsil_transport.messages import InferRequest
+from narsil_transport.messages import InferRequest, Priority
 from narsil_transport.wire import encode_scores
 from tests.bench.spec_server import SPEC, SpecServer
 from tests.client.fake_server import (
@@ -124,6 +124,30 @@ def test_requests_name_the_deadline() -> None:
         ended(subject, 1)
         subject.close()
     assert server.seen[0].deadline_us == 70
+
+
+@pytest.mark.parametrize(("asked_us", "named_us"), [(None, 900), (70, 70)])
+def test_recorded_budget_and_priority_are_named_unless_another_budget_is(asked_us: int | None, named_us: int) -> None:
+    with FakeServer(scored) as server:
+        subject = narsil_subject([server.endpoint], 1, deadline_us=asked_us)
+        assert subject.submit(0, Rows(ROWS.dense, ROWS.ids, deadline_us=900, bulk=True))
+        ended(subject, 1)
+        subject.close()
+    assert (server.seen[0].deadline_us, server.seen[0].priority) == (named_us, Priority.BULK)
+
+
+def test_request_without_a_record_names_neither() -> None:
+    with FakeServer(scored) as server:
+        subject = narsil_subject([server.endpoint], 1)
+        sent(subject, 0)
+        ended(subject, 1)
+        subject.close()
+    assert (server.seen[0].deadline_us, server.seen[0].priority) == (None, Priority.INTERACTIVE)
+
+
+def test_more_connections_than_can_be_waited_for_are_refused() -> None:
+    with pytest.raises(UsageFailure, match="want at most 100 connections in all, got 101"):
+        narsil_subject(["ipc:///tmp/narsil-nobody-is-here"] * 101, 1)
 
 
 def test_servers_share_the_requests() -> None:

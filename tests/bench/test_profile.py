@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from narsil_graph.bench import profile_live
+from narsil_graph.bench.narsil import NarsilSubject
 from narsil_graph.bench.profile import LaunchOps, Op, Profile
 from narsil_graph.bench.profile_live import STAGES as LIVE_STAGES
 from narsil_graph.bench.profile_live import live_stages
@@ -24,6 +26,7 @@ from narsil_graph.bench.profile_spine import (
     WIRE_THERE,
     spine,
 )
+from narsil_graph.bench.subject import Rows
 from narsil_graph.build import EngineConfig, build_engine
 from narsil_graph.commands.bench_profile import profile
 from narsil_graph.errors import Failure, UsageFailure
@@ -146,3 +149,27 @@ def test_more_rows_than_a_bucket_has_are_a_usage_error() -> None:
 def test_running_server_is_profiled_without_a_model_or_a_trace(arguments: tuple[str, ...]) -> None:
     ended = CliRunner().invoke(profile, [*arguments, "--connect", "ipc://@nobody"])
     assert isinstance(ended.exception, UsageFailure)
+
+
+@pytest.mark.parametrize("option", [("--precision", "bf16"), ("--threads", "2"), ("--buckets", "8")])
+def test_running_server_is_not_asked_for_what_it_has_chosen(option: tuple[str, str]) -> None:
+    ended = CliRunner().invoke(profile, [*option, "--connect", "ipc://@nobody"])
+    assert isinstance(ended.exception, UsageFailure)
+    assert str(ended.exception) == f"--connect profiles a running server: it takes no {option[0]}"
+
+
+def test_file_that_could_not_be_written_is_refused_before_anything_is_measured() -> None:
+    ended = CliRunner().invoke(profile, ["--json", "/no/such/folder/x", "--connect", "ipc://@nobody"])
+    assert isinstance(ended.exception, UsageFailure) and "there is no such folder" in str(ended.exception)
+
+
+def test_server_that_goes_between_two_requests_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = NarsilSubject.submit
+
+    def until_gone(subject: NarsilSubject, number: int, rows: Rows) -> bool:
+        return number < 3 and submit(subject, number, rows)
+
+    monkeypatch.setattr(NarsilSubject, "submit", until_gone)
+    monkeypatch.setattr(profile_live, "TIMEOUT_S", 0.05)
+    with SpecServer(scored) as server, pytest.raises(Failure, match=r"the server took no request for 0\.05 s"):
+        live_stages(server.endpoint, rows=ROWS, requests=4, seed=0)

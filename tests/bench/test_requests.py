@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from narsil_graph.bench.requests import ROWS_HELD_MAX, RequestPool
-from narsil_graph.simulation.arrivals import lognormal
+from narsil_graph.simulation.arrivals import Arrivals, Int64s, lognormal
 from tests.engine.tiny import Shape
 
 SPEC = Shape(table_rows=(17, 5, 9), dense_features=3).spec()
+
+
+def recorded(rows: Int64s) -> Arrivals:
+    return Arrivals.drawn(np.arange(len(rows)), rows, ids_per_row=3)
 
 
 def test_seed_decides_every_request() -> None:
@@ -37,13 +41,30 @@ def test_number_counts_around_the_pool() -> None:
 
 def test_recorded_sizes_stay_in_their_order() -> None:
     rows = np.array([3, 1, 4, 1, 5])
-    pool = RequestPool.recorded(SPEC, rows, seed=0)
+    pool = RequestPool.recorded(SPEC, recorded(rows), seed=0)
     assert [len(pool[number]) for number in range(7)] == [3, 1, 4, 1, 5, 3, 1]
+
+
+def test_recorded_budgets_and_priorities_come_with_their_requests() -> None:
+    each = np.ones(3, np.int64)
+    columns = Arrivals(each, each, each, np.array([0, 70, 9]), np.array([False, False, True]))
+    pool = RequestPool.recorded(SPEC, columns, seed=0)
+    assert [(pool[number].deadline_us, pool[number].bulk) for number in range(4)] == [
+        (None, False),
+        (70, False),
+        (9, True),
+        (None, False),
+    ]
+
+
+def test_drawn_requests_have_neither_budget_nor_priority() -> None:
+    rows = RequestPool.constant(SPEC, 1, seed=0, count=1)[0]
+    assert (rows.deadline_us, rows.bulk) == (None, False)
 
 
 def test_long_trace_holds_no_more_rows_than_it_may() -> None:
     rows = np.full(1000, 1000)
-    pool = RequestPool.recorded(SPEC, rows, seed=0)
+    pool = RequestPool.recorded(SPEC, recorded(rows), seed=0)
     assert {len(pool[number]) for number in range(1000)} == {1000}
     held = pool[0].dense.base
     assert held is not None and len(held) == ROWS_HELD_MAX
@@ -51,4 +72,4 @@ def test_long_trace_holds_no_more_rows_than_it_may() -> None:
 
 def test_pool_of_no_request_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one request"):
-        RequestPool.recorded(SPEC, np.empty(0, np.int64), seed=0)
+        RequestPool.recorded(SPEC, recorded(np.empty(0, np.int64)), seed=0)

@@ -1,5 +1,7 @@
 """One text to a server: attached to, started, adapted."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from narsil_graph.bench.agreement import scored
 from narsil_graph.bench.requests import RequestPool
 from narsil_graph.bench.variants import family, parse_variant
-from narsil_graph.errors import UsageFailure
+from narsil_graph.errors import Failure, UsageFailure
 from tests.bench.instant_server import about, adapter
 from tests.bench.spec_server import SPEC, SpecServer
 from tests.client.fake_server import scored as answers
@@ -23,12 +25,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_endpoint_is_attached_to_and_outlives_it() -> None:
+def test_endpoint_is_attached_to_with_the_process_that_listens_and_outlives_it() -> None:
     with SpecServer(answers) as server:
         variant = parse_variant(server.endpoint, DEMO)
         for _ in range(2):
             with variant.start() as running:
-                assert (running.spec, running.started.pids) == (SPEC, ())
+                assert (running.spec, running.started.pids) == (SPEC, (os.getpid(),))
 
 
 def test_served_one_answers_has_processes_and_is_gone_afterwards(environment: None) -> None:
@@ -47,6 +49,22 @@ def test_server_that_cannot_start_is_a_usage_failure_in_its_words(environment: N
         parse_variant("serve: --bukkets 1", DEMO).start(),
     ):
         pass
+
+
+def test_failure_of_whoever_asks_a_server_that_has_ended_says_that_it_has(environment: None) -> None:
+    with (
+        pytest.raises(Failure, match="a server that was started ended with code -9: it said nothing"),
+        parse_variant("serve: --buckets 1", DEMO).start() as running,
+    ):
+        (pid,) = running.started.pids
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        raise Failure("A scored nothing")
+
+
+def test_failure_of_whoever_asks_a_server_that_runs_stays_what_it_is(environment: None) -> None:
+    with pytest.raises(Failure, match="A scored nothing"), parse_variant("serve: --buckets 1", DEMO).start():
+        raise Failure("A scored nothing")
 
 
 def test_toml_is_served_as_a_config(environment: None, tmp_path: Path) -> None:
@@ -70,11 +88,13 @@ def test_adapter_starts_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("localhost:5555", "want tcp://HOST:PORT, .* got 'localhost:5555'"),
+        ("localhost:5555", "want tcp://HOST:PORT.* got 'localhost:5555'"),
         ("serve: --model 'a", "cannot be split into options: No closing quotation"),
         ("missing.toml", "there is no file missing.toml"),
         ("adapter:", "got 'adapter:'"),
         ("adapter:no_such_module_at_all", "no_such_module_at_all is no adapter: No module named"),
+        ("adapter::model", "is no adapter: Empty module name"),
+        ("adapter:.relative", "\\.relative is no adapter"),
         ("adapter:json", "json is no adapter: module 'json' has no attribute 'start'"),
     ],
 )
