@@ -7,10 +7,13 @@ machine does falls on all three. A peer that is not installed, or does not start
 """
 
 import argparse
+import os
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from signal import SIGTERM, signal
 
 import numpy as np
 
@@ -29,8 +32,9 @@ ROWS = 100
 OFFERED_SHARE = 0.6
 # A p99 wants more requests than a mean.
 OPEN_BLOCKS = 3.0
-# For --serve "--workers N", which want consecutive ones.
-PORTS_EACH = 8
+# A worker per core, as the peers have processes or threads; and as many consecutive ports, for --serve "--workers N".
+SERVE = f"--workers {len(os.sched_getaffinity(0))}"
+PORTS_EACH = 64
 
 
 def main() -> None:
@@ -39,12 +43,14 @@ def main() -> None:
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(names)}; all if none is named")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--block-s", type=float, default=1.0, help="closed loop; open loop is three times as long")
-    parser.add_argument("--serve", default="", metavar="OPTIONS", help="further options of our server")
+    parser.add_argument("--serve", default=SERVE, metavar="OPTIONS", help=f"further options of our server; {SERVE}")
     options = parser.parse_args()
     if unknown := set(options.peers) - set(names):
         parser.error(f"no peer is called {', '.join(sorted(unknown))}: want {', '.join(names)}")
     if options.quick:
         options.rounds, options.block_s = 2, 0.2
+    # Servers in sessions of their own would outlive a `timeout` of this.
+    signal(SIGTERM, lambda number, frame: sys.exit(128 + number))
     report = machine.Report(f"against peers: {ROWS} rows a request, one id per feature, TCP on the loopback")
     path = machine.made(options.model)
     model = load_model(path)
@@ -67,7 +73,8 @@ def _against(
             texts = _texts(entry, options.serve)
             sides = [stack.enter_context(connected(name, text, path)) for name, text in texts]
             return _compared(sides, model, options, report)
-    except Failure as failure:
+    # ValueError: what a peer answered cannot be read.
+    except (Failure, ValueError) as failure:
         print(f"\n{entry.name} was not run: {failure}", flush=True)
         return [_row(entry.name, name, *("not run",) * 3) for name in PRECISIONS]
 

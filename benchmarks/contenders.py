@@ -116,7 +116,7 @@ def _contender(model: Model, name: str, threads: int) -> Launcher:
     if name == "torchscript":
         return PeerForward(model, torchscript_forward(model))
     if name == "onnxruntime":
-        # Optional: pip install 'narsil-graph[bench]'.
+        # Optional: pip install 'narsil-graph[peers]'.
         from benchmarks.peers.onnx_forward import onnx_forward
 
         return PeerForward(model, onnx_forward(model, threads=threads))

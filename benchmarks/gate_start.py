@@ -12,7 +12,7 @@ CLIENT = "import numpy, zmq, msgpack"
 
 
 def start_ratios(path: Path, *, quick: bool) -> Ratios:
-    """The server's ready line over `import torch`; the client over its packages; --help over an empty interpreter."""
+    """The server's ready line over `import torch`; the client over its packages; --help over click."""
     ratios: Ratios = {"ready": [], "client-import": [], "help": []}
     for _ in range(2 if quick else ROUNDS):
         ratios["ready"].append(started(path, "f32")[0] / seconds_of(["-c", TORCH]))

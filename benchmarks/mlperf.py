@@ -19,8 +19,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlperf_loadgen as loadgen
-
 from benchmarks import machine
 from benchmarks.mlperf_log import RunResult
 from benchmarks.mlperf_search import peak
@@ -31,7 +29,13 @@ from narsil_graph.bench.narsil import fetch_spec
 from narsil_graph.bench.requests import RequestPool
 from narsil_graph.bench.subject import Floats
 from narsil_graph.errors import UsageFailure
+from narsil_graph.model.spec import ModelSpec
 from narsil_graph.simulation.arrivals import mlperf
+
+try:
+    import mlperf_loadgen as loadgen
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: pip install 'narsil-graph[peers]'")
 
 # The constraint of MLPerf's DLRM, and one that a ranking service would set.
 SLO_MS = {"server": 60.0, "server-strict": 5.0}
@@ -193,6 +197,15 @@ def endpoints_of(options: argparse.Namespace, folder: str) -> Generator[list[str
         yield served.endpoints
 
 
+def spec_of(endpoints: list[str]) -> ModelSpec:
+    """What all of them serve. UsageFailure where one does not answer, or serves something else."""
+    spec = fetch_spec(endpoints[0])
+    for endpoint in endpoints[1:]:
+        if fetch_spec(endpoint) != spec:
+            raise UsageFailure(f"{endpoint} serves another model than {endpoints[0]}")
+    return spec
+
+
 def positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
@@ -216,6 +229,11 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.seconds is None:
         options.seconds = 2.0 if options.quick else 30.0
+    if options.logs is not None:
+        try:
+            options.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--logs: {error}")
     return options
 
 
@@ -226,10 +244,9 @@ def main() -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="narsil-"))
         logs = options.logs or Path(folder)
-        logs.mkdir(parents=True, exist_ok=True)
         endpoints = stack.enter_context(endpoints_of(options, folder))
         try:
-            spec = fetch_spec(endpoints[0])
+            spec = spec_of(endpoints)
         except UsageFailure as failure:
             print(failure, file=sys.stderr)
             return failure.exit_code

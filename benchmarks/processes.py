@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from socket import socket
 from typing import Any, Self
@@ -113,7 +114,10 @@ class Served(Process):
 
 def free_ports(count: int) -> int:
     """The first of ``count`` consecutive TCP ports that nothing listens at."""
-    for first in range(20_000, 30_000, count):
+    firsts = range(20_000, 30_000 - count + 1, count)
+    # Elsewhere for each process: of two that look at the same moment, both would find the same.
+    begin = os.getpid() % len(firsts)
+    for first in chain(firsts[begin:], firsts[:begin]):
         try:
             for port in range(first, first + count):
                 with socket() as probe:

@@ -4,6 +4,7 @@ python benchmarks/trust.py --runs 20 --seconds 40 [--percent 5]
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 
@@ -15,6 +16,7 @@ from narsil_graph.bench.bootstrap import Interval
 from narsil_graph.bench.comparison import Plan, compare
 from narsil_graph.bench.variants import Variant, parse_variant
 from narsil_graph.bench.verdict import Tolerance
+from narsil_graph.errors import Failure, UsageFailure
 from narsil_graph.simulation.arrivals import parse_sizes
 
 SLOWED = machine.ROOT / "benchmarks" / "slowed_server.py"
@@ -32,16 +34,25 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.runs, options.seconds = 2, 20.0
+    if options.runs < 1 or not options.percent > 0:
+        parser.error("want a run at least, and a percent above 0")
+    try:
+        plan_of(0, options.seconds)
+    except UsageFailure as failure:
+        parser.error(str(failure))
     return options
+
+
+def plan_of(seed: int, seconds: float) -> Plan:
+    load = Load(IN_FLIGHT, None, BLOCK_S)
+    return Plan(load=load, sizes=parse_sizes(SIZES), seed=seed, seconds=seconds)
 
 
 def compared(equal: Variant, slower: Variant, options: argparse.Namespace) -> list[Verdict]:
     """Each run first compares A with itself, as always; its seed is its number."""
     verdicts: list[Verdict] = []
     for seed in range(options.runs):
-        load = Load(IN_FLIGHT, None, BLOCK_S)
-        plan = Plan(load=load, sizes=parse_sizes(SIZES), seed=seed, seconds=options.seconds)
-        check, found = compare(equal, slower, plan, lambda text: None)
+        check, found = compare(equal, slower, plan_of(seed, options.seconds), lambda text: None)
         verdicts.append(Verdict.of(check, found, TOLERANCE, (), seed))
         print(f"# run {seed}: A/A p50 {verdicts[-1].check['p50']}; B/A p50 {verdicts[-1].found['p50']}", flush=True)
     return verdicts
@@ -66,7 +77,7 @@ def rows(verdicts: list[Verdict]) -> list[dict[str, object]]:
                 "A/A contains 1": f"{sum(contains_one(one.check[name]) for one in verdicts)} of {len(verdicts)}",
                 "too noisy to say": len(verdicts) - len(said),
                 "B found slower": f"{sum(found_slower(name, interval) for interval in said)} of {len(said)}",
-                "B/A, median of runs": machine.interval([each.ratio for each in said])[0] if said else float("nan"),
+                "B/A, median of runs": statistics.median(each.ratio for each in said) if said else float("nan"),
             }
         )
     return found
@@ -84,7 +95,10 @@ def main() -> None:
         # One after the other, for what a launch costs is measured at the start.
         with Served(model, binds[0], cpu=server_cpu), Process(slowed, cpu=server_cpu):
             equal, slower = (parse_variant(bind, model) for bind in binds)
-            verdicts = compared(equal, slower, options)
+            try:
+                verdicts = compared(equal, slower, options)
+            except Failure as failure:
+                sys.exit(str(failure))
     report.table(f"{options.runs} runs of {options.seconds:g} s, {IN_FLIGHT} in flight", rows(verdicts))
     report.write(options.json)
 

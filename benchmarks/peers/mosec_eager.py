@@ -1,20 +1,12 @@
-"""Peer: eager PyTorch + FBGEMM behind mosec, batching. Settings: benchmarks/peers/mosec_server.py."""
+"""Peer: eager PyTorch + FBGEMM behind mosec. Settings: benchmarks/peers/mosec_server.py."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-from benchmarks.peers.http_subject import HttpSubject
-from benchmarks.peers.process import running
-from benchmarks.processes import free_ports
-from narsil_graph.bench.subject import Started
+from benchmarks.peers.mosec_subject import mosec
+from narsil_graph.bench.subject import Starting
 
 
-@contextmanager
-def start(model: Path) -> Generator[Started]:
+def start(model: Path) -> Starting:
     """A server of ``model``. UsageFailure where the peer is not installed, or did not start."""
-    options = "--address", "127.0.0.1", "--port", free_ports(1)
-    server = "bin/python", "-m", "benchmarks.peers.mosec_server", *options
-    with running("mosec", *server, MODEL=str(model.resolve())) as peer:
-        yield Started(partial(HttpSubject, peer.address), peer.pids)
+    # Batches of 2 and 4 gave no more samples/s, and with one in flight they wait for half a forward and more.
+    return mosec("mosec", "mosec_server", model, requests_max=1)

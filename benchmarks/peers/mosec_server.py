@@ -1,6 +1,6 @@
-"""Eager PyTorch + FBGEMM behind mosec, which gathers requests into batches.
+"""Eager PyTorch + FBGEMM behind mosec, which gathers requests into batches where REQUESTS_MAX is above 1.
 
-MODEL=FILE python -m benchmarks.peers.mosec_server --address 127.0.0.1 --port PORT
+MODEL=FILE REQUESTS_MAX=1 python -m benchmarks.peers.mosec_server --address 127.0.0.1 --port PORT
 """
 
 import os
@@ -13,9 +13,7 @@ from mosec.args import parse_arguments
 from benchmarks.peers.batched import RowForward, announce, score_bodies
 from benchmarks.peers.reference_eager import ReferenceEager
 
-# A batch that is not full waits for the whole time, and larger forwards cost hardly less per row: 4, 8 were slower.
-REQUESTS_MAX = 2
-# The least there is: 0 is mosec's default, 10 ms.
+# A batch that is not full waits for the whole time: the least there is, for 0 is mosec's default, 10 ms.
 WAIT_MS = 1
 # A process per core, each with one thread of torch: faster than one process on two cores.
 WORKERS = len(os.sched_getaffinity(0))
@@ -37,8 +35,9 @@ class Scorer(mosec.Worker):  # type: ignore[misc]
     def serialize(self, data: bytes) -> bytes:
         return data
 
-    def forward(self, data: list[bytes]) -> list[bytes]:
-        return score_bodies(self._forward, data)
+    # mosec gives and takes a list only where a batch may have several requests.
+    def forward(self, data: Any) -> Any:
+        return score_bodies(self._forward, data) if isinstance(data, list) else score_bodies(self._forward, [data])[0]
 
 
 def serve(scorer: Any) -> None:
@@ -47,7 +46,8 @@ def serve(scorer: Any) -> None:
     url = f"http://{options.address}:{options.port}"
     announce(f"{url}/", f"{url}/inference")
     server = mosec.Server()
-    server.append_worker(scorer, num=WORKERS, max_batch_size=REQUESTS_MAX, max_wait_time=WAIT_MS)
+    requests_max = int(os.environ["REQUESTS_MAX"])
+    server.append_worker(scorer, num=WORKERS, max_batch_size=requests_max, max_wait_time=WAIT_MS)
     server.run()
 
 

@@ -1,6 +1,6 @@
-"""ONNX Runtime, with FBGEMM's lookup before it, behind mosec, which gathers requests into batches.
+"""ONNX Runtime, with FBGEMM's lookup before it, behind mosec.
 
-MODEL=FILE python -m benchmarks.peers.onnxruntime_server --address 127.0.0.1 --port PORT
+MODEL=FILE REQUESTS_MAX=2 python -m benchmarks.peers.onnxruntime_server --address 127.0.0.1 --port PORT
 """
 
 from pathlib import Path

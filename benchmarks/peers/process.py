@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.machine import ROOT
 from narsil_graph.bench.variants import family
@@ -44,18 +45,19 @@ def running(peer: str, program: str, *arguments: object, **variables: str) -> Ge
     UsageFailure where the peer is not installed, or did not become ready; the message ends with what it wrote.
     """
     command = _command(peer, program, *arguments)
-    with tempfile.TemporaryFile() as said:
+    # A folder of its own for the sockets and logs that it leaves behind, the longer where it has to be killed.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as folder:
         # A session of its own, so that whatever it starts can be stopped with it.
         process = subprocess.Popen(
             command,
             stdout=said,
             stderr=said,
             cwd=ROOT,
-            env={**os.environ, **VARIABLES, **variables},
+            env={**os.environ, **VARIABLES, "TMPDIR": folder, **variables},
             start_new_session=True,
         )
         try:
-            yield Peer(_address(peer, process, said.fileno()), family(process.pid))
+            yield Peer(_address(peer, process, said.fileno()), processes_of(process.pid))
         finally:
             _stop(process)
 
@@ -90,11 +92,29 @@ def _address(peer: str, process: subprocess.Popen[bytes], said: int) -> str:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Asks the first process only, which stops its own in its own order; whoever is left then has had its chance."""
-    pids = family(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOPPED_WITHIN_S)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+    # Looked for again and again, for they may start others; waited for, because they write where their folder was.
+    until = time.monotonic() + STOPPED_WITHIN_S
+    while time.monotonic() < until:
+        left = [pid for pid in processes_of(process.pid) if pid != process.pid or process.poll() is None]
+        if not left:
+            break
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(LOOK_EVERY_S)
+
+
+def processes_of(pid: int) -> tuple[int, ...]:
+    """The process ``pid``, all that come from it, and all of its session, whose parents may have ended."""
+    others: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                # Behind the name, which may hold anything: the state, the parent, the group and the session.
+                state, *_, its = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(its) == pid and state != "Z":
+                    others.append(int(entry.name))
+    return tuple(dict.fromkeys((*family(pid), *others)))

@@ -16,7 +16,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.peers.batched import score_bodies
+from benchmarks.peers.batched import announce, score_bodies
 from benchmarks.peers.reference_eager import ReferenceEager
 
 # 4 and 8 were no faster.
@@ -54,7 +54,7 @@ def main() -> None:
     serve.run(scorer.bind(model), route_prefix="/")
     stopped = Event()
     signal(SIGTERM, lambda number, frame: stopped.set())
-    print(f"ready http://127.0.0.1:{port}/", flush=True)
+    announce(f"http://127.0.0.1:{port}/-/healthz", f"http://127.0.0.1:{port}/")
     stopped.wait()
     ray.shutdown()
 

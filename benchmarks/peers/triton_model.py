@@ -19,14 +19,17 @@ class TritonPythonModel:
         self._model = ReferenceEager(Path(os.environ["MODEL"]))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        dense, ids = (np.concatenate([_input(request, name) for request in requests]) for name in ("DENSE", "IDS"))
-        scores = self._model(dense, ids)
-        ends = list(accumulate(len(_input(request, "DENSE")) for request in requests))
+        if len(requests) == 1:
+            return [_response(self._model(*_inputs(requests[0])))]
+        dense, ids = zip(*map(_inputs, requests), strict=True)
+        scores = self._model(np.concatenate(dense), np.concatenate(ids))
+        ends = list(accumulate(map(len, dense)))
         return [_response(part) for part in np.split(scores, ends[:-1])]
 
 
-def _input(request: Any, name: str) -> Any:
-    return backend.get_input_tensor_by_name(request, name).as_numpy()
+def _inputs(request: Any) -> tuple[Any, Any]:
+    dense, ids = (backend.get_input_tensor_by_name(request, name).as_numpy() for name in ("DENSE", "IDS"))
+    return dense, ids
 
 
 def _response(scores: Any) -> Any:

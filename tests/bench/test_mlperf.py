@@ -9,9 +9,11 @@ import pytest
 from benchmarks.mlperf_sut import Sut
 from narsil_client.dealer import connect
 from narsil_graph.bench.requests import RequestPool
+from narsil_graph.errors import UsageFailure
 from narsil_graph.simulation.arrivals import constant
-from tests.bench.spec_server import SPEC
+from tests.bench.spec_server import SPEC, SpecServer
 from tests.client.fake_server import Answer, FakeServer, overloaded, scored
+from tests.engine.tiny import Shape
 
 pytest.importorskip("mlperf_loadgen")
 from benchmarks import mlperf
@@ -47,6 +49,13 @@ def test_server_run_that_cannot_meet_its_latency_says_so(tmp_path: Path) -> None
     with rig(scored, tmp_path) as made:
         result = mlperf.server(made, 0.1, 100, rate=1000.0, slo_ms=0.001)
     assert "latency" in result.problems and not result.within_slo
+
+
+def test_endpoints_of_different_models_are_refused() -> None:
+    with SpecServer(scored) as first, SpecServer(scored, Shape(dim=4).spec()) as other:
+        assert mlperf.spec_of([first.endpoint, first.endpoint]) == SPEC
+        with pytest.raises(UsageFailure, match=f"^{other.endpoint} serves another model than {first.endpoint}$"):
+            mlperf.spec_of([first.endpoint, other.endpoint])
 
 
 def test_run_with_a_refusal_has_no_result(tmp_path: Path) -> None:

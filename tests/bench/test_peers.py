@@ -1,20 +1,52 @@
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.against_sides import Block, Measured
+from benchmarks.against_sides import CHECKED, Block, Measured, Side, error_of
 from benchmarks.peers import process
 from benchmarks.peers.roster import ROSTER
 from benchmarks.peers.wire import decode_reply, decode_request, encode_reply, encode_request
 from narsil_graph.bench.log import Log
-from narsil_graph.bench.subject import OK, TIMEOUT, Done
+from narsil_graph.bench.requests import RequestPool
+from narsil_graph.bench.subject import OK, TIMEOUT, Done, Rows
+from narsil_graph.engine.exact import exact_scores
 from narsil_graph.errors import Failure, UsageFailure
+from narsil_transport.messages import InferRequest
+from tests.engine.tiny import tiny_model
 
 DENSE = np.arange(6, dtype=np.float32).reshape(2, 3)
 IDS = np.arange(8, dtype=np.int32).reshape(2, 4)
 BODY = encode_request(DENSE, IDS)
+MODEL = tiny_model()
+POOL = RequestPool.constant(MODEL.spec, 3, seed=0)
+
+
+class Answering:
+    """A subject that computes MODEL, but for `error` in one score of each reply, and answers when it is polled."""
+
+    def __init__(self, *, error: float, short: int = 0) -> None:
+        self._error = error
+        self._short = short
+        self._under_way: list[tuple[int, Rows]] = []
+        self.under_way_max = 0
+
+    def submit(self, number: int, rows: Rows) -> bool:
+        self._under_way.append((number, rows))
+        self.under_way_max = max(self.under_way_max, len(self._under_way))
+        return True
+
+    def poll(self, timeout_s: float) -> list[Done]:
+        number, rows = self._under_way.pop()
+        request = InferRequest(number, "", None, None, rows.dense, rows.ids, None, None)
+        scores = exact_scores(MODEL, request)
+        scores[0] += self._error
+        return [Done(number, 0, OK, scores[self._short :].astype(np.float32))]
+
+    def close(self) -> None:
+        self._under_way.clear()
 
 
 @pytest.fixture
@@ -81,7 +113,7 @@ def test_every_peer_has_an_adapter_and_a_case_in_the_installer() -> None:
     installer = (folder / "install.sh").read_text()
     for entry in ROSTER:
         assert "def start(model: Path)" in (folder / f"{entry.module}.py").read_text()
-        assert f"\n    {entry.name})\n" in installer
+        assert f"\n    {entry.environment})\n" in installer
 
 
 def test_ratios_are_over_the_first_side_round_by_round() -> None:
@@ -90,6 +122,48 @@ def test_ratios_are_over_the_first_side_round_by_round() -> None:
     assert measured.ratio("f32", "p50 us") == "2.00 [2.00, 2.00]"
 
 
-def test_a_block_in_which_nothing_was_answered_has_no_latency() -> None:
+def test_a_block_in_which_nothing_was_answered_is_a_failure() -> None:
     with pytest.raises(Failure, match="TIMEOUT"):
-        block(TIMEOUT, latency_us=100).value("p50 us")
+        block(TIMEOUT, latency_us=100)
+
+
+def test_what_a_peer_left_running_is_ended_with_it(environments: Path) -> None:
+    program(environments, "sleep 60 & echo ready $!; exec sleep 60")
+    with process.running("fake", "serve") as peer:
+        # Its child is nobody's child from now on.
+        os.kill(peer.pids[0], signal.SIGKILL)
+    # Ended, though whoever has it now may not have asked how.
+    state = Path("/proc", peer.address, "stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_what_a_peer_wrote_for_the_time_being_goes_with_it(environments: Path) -> None:
+    program(environments, "touch $TMPDIR/socket; echo ready $TMPDIR; exec sleep 60")
+    with process.running("fake", "serve") as peer:
+        assert os.listdir(peer.address) == ["socket"]
+    assert not Path(peer.address).exists()
+
+
+@pytest.mark.parametrize("name", ["peer", "f32"])
+def test_scores_beyond_rounding_are_not_this_model(name: str) -> None:
+    with pytest.raises(Failure, match=f"{name} does not compute this model: a score is wrong by 1e-05"):
+        error_of(Side(name, Answering(error=1e-5), ()), MODEL, POOL)
+
+
+def test_scores_within_rounding_are_told() -> None:
+    assert 1e-7 < error_of(Side("peer", Answering(error=2e-7), ()), MODEL, POOL) < 4e-7
+
+
+def test_bfloat16_may_err_as_bfloat16_does() -> None:
+    assert error_of(Side("bf16", Answering(error=1e-3), ()), MODEL, POOL) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_scores_are_checked_while_all_are_under_way() -> None:
+    subject = Answering(error=0.0)
+    error_of(Side("peer", subject, ()), MODEL, POOL)
+    assert subject.under_way_max == CHECKED
+
+
+def test_a_reply_with_too_few_scores_is_a_failure() -> None:
+    with pytest.raises(Failure, match="answered 3 rows with 2 scores"):
+        error_of(Side("peer", Answering(error=0.0, short=1), ()), MODEL, POOL)
