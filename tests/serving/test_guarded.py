@@ -108,8 +108,13 @@ def test_thousand_idle_connections_cost_the_served_one_nothing(tmp_path: Path, m
 
 
 def test_hangup_of_a_terminal_ends_a_server_without_keys(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, "--buckets", "8") as server:
-        assert server.stop(signal.SIGHUP) == -signal.SIGHUP
+    # Under nohup the signal is ignored, and what is ignored is inherited.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with ServerProcess(tmp_path, "--buckets", "8") as server:
+            assert server.stop(signal.SIGHUP) == -signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_options_of_the_socket_reach_the_workers(tmp_path: Path) -> None:
