@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE
-from narsil_graph.commands.bench_options import POSITIVE_NUMBER, Finite, check_files, write_report
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, check_files, write_report
 from narsil_graph.commands.curve import curve_options
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ COLUMNS = 78
 @click.option("--model", type=MODEL_PATH, default=DEMO_MODEL, show_default=False,
               help="What serve: and adapter: serve where they name none; the default is the bundled demo.")  # fmt: skip
 @click.option("--in-flight", type=POSITIVE, default=4, help="Requests always under way, without --rate.")
-@click.option("--rate", type=POSITIVE_NUMBER, default=None, help="Poisson arrivals per second instead, an open loop.")
+@click.option("--rate", type=RATE, default=None, help="Poisson arrivals per second instead, an open loop.")
 @click.option("--sizes", default="constant:100", metavar="KIND",
               help="Rows of requests: constant:ROWS, lognormal:MEDIAN:SIGMA[:MAX] or mlperf.")  # fmt: skip
 @click.option("--seconds", type=POSITIVE_NUMBER, default=60.0, help="In all, start-ups and A against A included.")

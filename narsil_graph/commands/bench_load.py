@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from narsil_graph.commands import MODEL_PATH, POSITIVE
-from narsil_graph.commands.bench_options import POSITIVE_NUMBER, Finite, check_files, write_report
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, check_files, write_report
 from narsil_graph.commands.curve import curve_options
 from narsil_graph.errors import Failure, UsageFailure
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SECONDS, CLOSED_IN_FLIGHT, SIZES = 10.0, 16, "mlperf"
 # Of an open loop: more wait here than any server by its defaults takes of one client.
 OPEN_IN_FLIGHT_MAX = 4096
+# Drawn before the first is sent, and logged: a gigabyte.
+REQUESTS_MAX = 10_000_000
 COLUMNS = 78
 
 
@@ -31,7 +33,7 @@ COLUMNS = 78
 @click.argument("endpoints", nargs=-1, required=True, metavar="ENDPOINT...")
 @click.option("--arrivals", type=click.Choice(["poisson", "fixed", "bursty", "trace", "closed"]), default="poisson",
               help="When requests are sent; closed: so many are always under way.")  # fmt: skip
-@click.option("--rate", type=POSITIVE_NUMBER, default=None, help="Requests per second: poisson, fixed and bursty.")
+@click.option("--rate", type=RATE, default=None, help="Requests per second: poisson, fixed and bursty.")
 @click.option("--trace", type=MODEL_PATH, default=None,
               help="Of serve --record, for trace: times, sizes, budgets and priorities are as recorded.")  # fmt: skip
 @click.option("--rate-scale", type=POSITIVE_NUMBER, default=None, show_default="1",
@@ -110,6 +112,9 @@ def _check(options: dict[str, Any], report: Path | None, png: Path | None) -> No
         raise UsageFailure("--find-max wants --slo-p99-us, arrivals poisson, fixed or bursty, and no --rate")
     if not options["find_max"] and timed != (options["rate"] is not None):
         raise UsageFailure(f"--arrivals {kind} wants {'a' if timed else 'no'} --rate")
+    requests = (options["rate"] or 0.0) * (options["seconds"] or SECONDS)
+    if requests > REQUESTS_MAX:
+        raise UsageFailure(f"want at most {REQUESTS_MAX:,} requests, and --rate and --seconds make {requests:,.0f}")
     if (kind == "trace") != (options["trace"] is not None):
         raise UsageFailure("--arrivals trace wants a --trace, and the others none")
     for name, ours in (("sizes", kind != "trace"), ("rate_scale", kind == "trace")):

@@ -21,6 +21,8 @@ class Finite(click.FloatRange):
 
 
 POSITIVE_NUMBER = Finite(min=0, min_open=True)
+# Requests per second, ten times what one thread can send.
+RATE = Finite(min=0, min_open=True, max=1_000_000)
 
 
 def check_folders(*paths: Path | None) -> None:

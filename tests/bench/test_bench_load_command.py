@@ -205,6 +205,7 @@ def test_load_of_which_nothing_is_answered_fails_and_is_told(tmp_path: Path) -> 
         ((*RATE, "--slo-p99-us", 5), "--slo-p99-us is for --find-max"),
         ((*RATE, "--rate-scale", 2), "--arrivals poisson wants no --rate-scale"),
         (("--arrivals", "trace", "--trace", "x", "--sizes", "mlperf"), "--arrivals trace wants no --sizes"),
+        (("--rate", "1e6", "--seconds", "11"), "want at most 10,000,000 requests, and .* make 11,000,000"),
         ((*RATE, "--connections", 101), "want at most 100 connections in all, got 101"),
         ((*RATE, "--sizes", "mlpref"), "want --sizes"),
         ((*RATE, "--json", "/nowhere/at/all"), "cannot write /nowhere/at/all: there is no such folder"),
