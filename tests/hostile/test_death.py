@@ -78,7 +78,9 @@ def test_requests_of_a_killed_server_are_answered_by_the_other(
         doomed.process.kill()
         begin = time.monotonic()
         witness.ask()
-        assert all(each.result().scores.tobytes() == scores.tobytes() for each in pending)
+        # Two processes may have picked other kernels: right, but not to the bit.
+        for each in pending:
+            assert_right(each.result().scores, model, request)
         assert time.monotonic() - begin < 5
         assert witness.saw_only_right_answers(wait_s_max=2)
 
