@@ -1,6 +1,5 @@
 """The servers of benchmarks/against.py, side by side: connected, checked, and measured in blocks that take turns."""
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import SEED, ratio_text
+from narsil_graph.bench.agreement import scored
 from narsil_graph.bench.cpu_seconds import cpu_seconds
 from narsil_graph.bench.log import Log
 from narsil_graph.bench.requests import RequestPool
-from narsil_graph.bench.subject import OK, Done, Rows, Subject
+from narsil_graph.bench.subject import Floats, Rows, Subject
 from narsil_graph.bench.variants import family, parse_variant
 from narsil_graph.bench.verdict import ROUNDING
 from narsil_graph.engine.exact import exact_scores
@@ -27,7 +27,6 @@ PRECISIONS = ("f32", "bf16")
 IN_FLIGHT_MAX = 64
 # All under way at once, so that those that are gathered into batches are among them.
 CHECKED = 16
-ANSWERED_WITHIN_S = 10.0
 # What bfloat16 costs (benchmarks/RESULTS.md: 0.0024), and no other model; everybody else computes in float32.
 ERROR_MAX = {"bf16": 0.01}
 
@@ -118,34 +117,20 @@ def error_of(side: Side, model: Model, pool: RequestPool) -> float:
 
     Failure where a request is not answered, or where it is beyond rounding: that is another model, however fast.
     """
-    largest = max(_error(side, model, pool[done.number], done) for done in _answers(side, pool))
+    found = scored(side.subject, pool, CHECKED, CHECKED)
+    if len(found) < CHECKED:
+        raise Failure(f"{side.name} did not score {CHECKED - len(found)} of {CHECKED} requests")
+    largest = max(_error(side, model, pool[number], scores) for number, scores in found.items())
     if not largest <= ERROR_MAX.get(side.name, ROUNDING):
         raise Failure(f"{side.name} does not compute this model: a score is wrong by {largest:.2g}")
     return largest
 
 
-def _error(side: Side, model: Model, rows: Rows, done: Done) -> float:
-    if done.status != OK or done.scores is None:
-        raise Failure(f"{side.name} did not score a request: {done.status}")
-    if len(done.scores) != len(rows):
-        raise Failure(f"{side.name} answered {len(rows)} rows with {len(done.scores)} scores")
-    request = InferRequest(done.number, "", None, None, rows.dense, rows.ids, None, None)
-    return float(np.abs(done.scores - exact_scores(model, request)).max())
-
-
-def _answers(side: Side, pool: RequestPool) -> list[Done]:
-    """To the first CHECKED requests of the pool."""
-    until = time.monotonic() + ANSWERED_WITHIN_S
-    found: list[Done] = []
-    number = 0
-    while len(found) < CHECKED:
-        while number < CHECKED and side.subject.submit(number, pool[number]):
-            number += 1
-        # A poll may end early.
-        if (left_s := until - time.monotonic()) <= 0:
-            raise Failure(f"{side.name} did not answer in {ANSWERED_WITHIN_S:.0f} s")
-        found += side.subject.poll(left_s)
-    return found
+def _error(side: Side, model: Model, rows: Rows, scores: Floats) -> float:
+    if len(scores) != len(rows):
+        raise Failure(f"{side.name} answered {len(rows)} rows with {len(scores)} scores")
+    request = InferRequest(0, "", None, None, rows.dense, rows.ids, None, None)
+    return float(np.abs(scores - exact_scores(model, request)).max())
 
 
 def measure(sides: Sequence[Side], pool: RequestPool, load: Load, rounds: int) -> Measured:
