@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from narsil_graph.commands import DEMO_MODEL, MODEL_PATH, POSITIVE
-from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, check_files, write_report
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, ProgressLine, check_files, write_report
 from narsil_graph.commands.curve import curve_options
 
 if TYPE_CHECKING:
     from narsil_client.curve import Curve
 
 SHARE = Finite(min=0, max=1, min_open=True, max_open=True)
-COLUMNS = 78
 
 
 @click.command(context_settings={"show_default": True})
@@ -68,11 +67,8 @@ def ab(a: str, b: str, curve: "Curve | None", report: Path | None, png: Path | N
         starts=options["starts"],
         pin=options["pin"],
     )
-    try:
-        with _ended_by_sigterm():
-            check, found = compare(variants[0], variants[1], plan, _tell)
-    finally:
-        _tell("")
+    with ProgressLine() as line, _ended_by_sigterm():
+        check, found = compare(variants[0], variants[1], plan, line.show)
     tolerance = Tolerance(margin=options["margin"], resolution=options["resolution"])
     verdict = Verdict.of(check, found, tolerance, conditions, options["seed"])
     click.echo(f"A: {a}\nB: {b}\n{verdict.text()}")
@@ -93,9 +89,3 @@ def _ended_by_sigterm() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _tell(text: str) -> None:
-    """In the place of what was shown before, and on a terminal only."""
-    if sys.stderr.isatty():
-        print(f"\r{text:<{COLUMNS}.{COLUMNS}}\r", end="", file=sys.stderr, flush=True)

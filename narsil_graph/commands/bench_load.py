@@ -1,13 +1,12 @@
 """`narsil-graph bench load`: what a server makes of a load."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from narsil_graph.commands import MODEL_PATH, POSITIVE
-from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, check_files, write_report
+from narsil_graph.commands.bench_options import POSITIVE_NUMBER, RATE, Finite, ProgressLine, check_files, write_report
 from narsil_graph.commands.curve import curve_options
 from narsil_graph.errors import Failure, UsageFailure
 
@@ -26,7 +25,6 @@ SECONDS, CLOSED_IN_FLIGHT, SIZES = 10.0, 16, "mlperf"
 OPEN_IN_FLIGHT_MAX = 4096
 # Drawn before the first is sent, and logged: a gigabyte.
 REQUESTS_MAX = 10_000_000
-COLUMNS = 78
 
 
 @click.command(context_settings={"show_default": True})
@@ -82,7 +80,7 @@ def load(
         curve=curve,
     )
     try:
-        with _Line() as line:
+        with ProgressLine() as line:
             loader = _loader(subject, line, _pool(spec, trace, options), options)
             found = _searched(loader, line, options) if options["find_max"] else None
             result = found.result if found is not None else _loaded(loader, in_flight, trace, options)
@@ -140,7 +138,7 @@ def _pool(spec: "ModelSpec", trace: "Arrivals | None", options: dict[str, Any]) 
     return RequestPool(spec, parse_sizes(options["sizes"] or SIZES), options["seed"])
 
 
-def _loader(subject: "Subject", line: "_Line", pool: "RequestPool", options: dict[str, Any]) -> "Loader":
+def _loader(subject: "Subject", line: "ProgressLine", pool: "RequestPool", options: dict[str, Any]) -> "Loader":
     from narsil_graph.bench.load import Loader
     from narsil_graph.bench.progress import Watched
 
@@ -149,7 +147,7 @@ def _loader(subject: "Subject", line: "_Line", pool: "RequestPool", options: dic
     return Loader(watched, pool, **named)
 
 
-def _searched(loader: "Loader", line: "_Line", options: dict[str, Any]) -> "Found":
+def _searched(loader: "Loader", line: "ProgressLine", options: dict[str, Any]) -> "Found":
     return loader.find_max(options["arrivals"], options["slo_p99_us"], options["seconds"] or SECONDS, line.tell)
 
 
@@ -182,29 +180,3 @@ def _write(
         from narsil_graph.bench.load_plot import plot
 
         plot(loader.log, png)
-
-
-class _Line:
-    """The progress line of a terminal's standard error, and none elsewhere; left, it is wiped."""
-
-    def __init__(self) -> None:
-        self.shown = sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        """In the place of what was shown before."""
-        print(f"\r{text:<{COLUMNS}.{COLUMNS}}", end="", file=sys.stderr, flush=True)
-
-    def tell(self, text: str) -> None:
-        """On a line of its own, that stays."""
-        self._wipe()
-        click.echo(text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._wipe()
-
-    def _wipe(self) -> None:
-        if self.shown:
-            print(f"\r{'':<{COLUMNS}}\r", end="", file=sys.stderr, flush=True)

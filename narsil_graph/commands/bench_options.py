@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -23,6 +24,7 @@ class Finite(click.FloatRange):
 POSITIVE_NUMBER = Finite(min=0, min_open=True)
 # Requests per second, ten times what one thread can send.
 RATE = Finite(min=0, min_open=True, max=1_000_000)
+COLUMNS = 78
 
 
 def check_folders(*paths: Path | None) -> None:
@@ -56,3 +58,30 @@ def write_report(path: Path, options: dict[str, Any], found: dict[str, Any]) -> 
         path.write_text(text + "\n")
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from None
+
+
+class ProgressLine:
+    """The progress line of a terminal's standard error, and none elsewhere; left, it is wiped."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """In the place of what was shown before."""
+        if self.shown:
+            print(f"\r{text:<{COLUMNS}.{COLUMNS}}", end="", file=sys.stderr, flush=True)
+
+    def tell(self, text: str) -> None:
+        """On a line of its own, that stays."""
+        self._wipe()
+        click.echo(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wipe()
+
+    def _wipe(self) -> None:
+        if self.shown:
+            print(f"\r{'':<{COLUMNS}}\r", end="", file=sys.stderr, flush=True)
